@@ -1,0 +1,3 @@
+//! faced (being written)
+#![forbid(unsafe_code)]
+fn main() {}

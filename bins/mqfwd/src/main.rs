@@ -1,0 +1,3 @@
+//! mqfwd (being written)
+#![forbid(unsafe_code)]
+fn main() {}

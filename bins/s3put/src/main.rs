@@ -1,0 +1,3 @@
+//! s3put (being written)
+#![forbid(unsafe_code)]
+fn main() {}

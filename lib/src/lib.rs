@@ -1,0 +1,27 @@
+//! `edge`: what at least two of the edge daemons share.
+//!
+//! The library holds no event loop and starts no thread on its own account except where a type says so
+//! ([`spool::Committer`], [`net::Resolver`], [`aws`]). A daemon owns its `mio::Poll`, its timers and its state;
+//! the library gives it codecs, durable files and small system wrappers.
+//!
+//! `unsafe` appears in [`sys`] only.
+#![deny(unsafe_code)]
+
+pub mod aws;
+pub mod cli;
+pub mod config;
+pub mod ctl;
+pub mod device;
+pub mod fs;
+pub mod http;
+pub mod intake;
+pub mod log;
+pub mod mqtt;
+pub mod net;
+pub mod notify;
+pub mod retry;
+pub mod signal;
+pub mod spool;
+pub mod sys;
+pub mod timer;
+pub mod tls;
