@@ -1,0 +1,80 @@
+# Everything is reachable from here; `make help` lists it. Needs only make and a shell to start with.
+
+PREFIX  ?= /usr
+DESTDIR ?=
+BINS    ?= faced mqfwd s3put
+CARGO   ?= cargo
+# What `make demo` uses; see `tests/src/bin/demo.rs`.
+STORE   ?= dir
+SOURCE  ?=
+BROKER  ?= mosquitto
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+export BINS
+# Debian's opencv .pc file comes only with a 1 GB package, so its parts are named here. An environment
+# that sets these, or has its own OpenCV in another place, wins.
+export OPENCV_LINK_LIBS     ?= opencv_core,opencv_imgproc,opencv_objdetect,opencv_dnn
+export OPENCV_LINK_PATHS    ?= /usr/lib
+export OPENCV_INCLUDE_PATHS ?= /usr/include/opencv4
+
+PACKAGES = $(foreach b,$(BINS),-p $(b))
+UNITS    = $(wildcard systemd/*.service systemd/*.target)
+SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh) .ci/run
+
+.DELETE_ON_ERROR:
+.PHONY: help deps build demo test check bench fuzz models install uninstall
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo
+	@echo '  BINS="mqfwd s3put"      a subset (build, install): then neither OpenCV nor GStreamer is needed'
+	@echo '  DESTDIR= PREFIX=/usr    where install puts it'
+	@echo '  STORE=s3  SOURCE=v4l:/dev/video0 (or a file, rtsp://, folder)  BROKER=none     for the demo'
+
+deps: ## packages for building, testing and the demo; Rust through rustup if there is none new enough
+	@etc/deps.sh build test demo
+
+build: ## release binaries of BINS in target/release
+	@etc/deps.sh build
+	$(CARGO) build --release $(PACKAGES)
+
+demo: ## the whole face pipeline on this machine, with a table and a page at the end
+	@etc/deps.sh build demo
+	@if [ "$(STORE)" = s3 ]; then CI=1 etc/tools.sh s3s; fi
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins
+	@STORE='$(STORE)' SOURCE='$(SOURCE)' BROKER='$(BROKER)' EDGE_BIN_DIR=target/release exec target/release/demo
+
+test: ## unit, simulation and end-to-end tests; installs what they need
+	@etc/deps.sh build test demo
+	@etc/tools.sh s3s moto
+	@tests/run.sh
+
+check: ## formatting, lints, licences and advisories, units, shell scripts, house style
+	@etc/deps.sh build test check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	shellcheck $(SCRIPTS)
+	@tests/units.sh $(UNITS)
+	$(CARGO) test -q -p e2e --test style
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    echo '$(CARGO) deny check'; $(CARGO) deny check; \
+	else echo 'skipped: cargo-deny: not installed (cargo install --locked cargo-deny)'; fi
+
+bench: ## a table of measurements beside those of other tools, taken in the same run
+	@etc/deps.sh build test bench
+	@CI=1 etc/tools.sh s3s
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins --examples
+	@EDGE_BIN_DIR=target/release exec target/release/bench
+
+fuzz: ## every fuzz target for FUZZ_S seconds (20)
+	@tests/fuzz.sh
+
+models: ## the published YuNet model into models/, its sha256 checked
+	@etc/models.sh
+
+install: ## binaries, units and /etc/edge/*.toml; an edited .toml is never overwritten
+	@for b in $(BINS); do [ -x target/release/$$b ] || { $(MAKE) --no-print-directory build; break; }; done
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' etc/install.sh install
+
+uninstall: ## what install put there; keeps edited configuration (PURGE=1 does not) and state
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' etc/install.sh uninstall

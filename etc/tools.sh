@@ -1,0 +1,42 @@
+#!/bin/sh
+# Builds the S3 servers the tests and the demo talk to, once, into target/tools (or $EDGE_TOOLS).
+#
+#   etc/tools.sh s3s moto        s3s-fs from crates.io (about 4 minutes), moto[server] from PyPI in a venv
+#
+# s3s-fs checks SigV4 and keeps objects in a folder; moto answers NoSuchBucket and checks digests.
+# With CI=1 a failure here is an error; otherwise the tests that need a tool say so and are skipped.
+set -eu
+cd "$(dirname "$0")/.."
+TOOLS=${EDGE_TOOLS:-$PWD/target/tools}
+S3S_VERSION=0.14.1
+PATH="$HOME/.cargo/bin:$PATH"
+mkdir -p "$TOOLS"
+
+s3s() {
+    [ ! -x "$TOOLS/bin/s3s-fs" ] || return 0
+    echo "tools: building s3s-fs $S3S_VERSION (once, some minutes)" >&2
+    # Newer ones want a newer rustc than the workspace does.
+    CARGO_TARGET_DIR="$TOOLS/build" cargo install -q s3s-fs --version "$S3S_VERSION" --locked \
+        --features binary --root "$TOOLS"
+    rm -rf "$TOOLS/build"
+}
+
+moto() {
+    [ ! -x "$TOOLS/moto/bin/moto_server" ] || return 0
+    echo "tools: installing moto[server] into a venv (once)" >&2
+    rm -rf "$TOOLS/moto"
+    python3 -m venv "$TOOLS/moto"
+    "$TOOLS/moto/bin/pip" install -q --disable-pip-version-check 'moto[server]>=5,<6'
+}
+
+status=0
+failed() { status=1; echo "tools: $1 could not be made; see above" >&2; }
+for tool in "$@"; do
+    case $tool in
+    s3s) s3s || failed s3s-fs ;;
+    moto) moto || failed 'moto[server]' ;;
+    *) echo "tools: no such tool: $tool (s3s, moto)" >&2; exit 64 ;;
+    esac
+done
+[ "${CI-}" = 1 ] || exit 0
+exit $status

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Builds the daemons, runs every test of the workspace and adds up what came out.
+#
+#   tests/run.sh [arguments for cargo test, e.g. -p e2e crash::]
+#
+# The full output is kept in target/test.log; here come test names, failures and skips. A test that
+# can't run on this machine prints "skipped: name: why" and is counted as skipped, not as passed.
+# The last line is "N passed, F failed, M skipped".
+set -eu
+cd "$(dirname "$0")/.."
+LOG=${CARGO_TARGET_DIR:-target}/test.log
+export EDGE_BIN_DIR="${EDGE_BIN_DIR:-$PWD/${CARGO_TARGET_DIR:-target}/debug}"
+export EDGE_TOOLS="${EDGE_TOOLS:-$PWD/target/tools}"
+CARGO=${CARGO:-cargo}
+PATH="$HOME/.cargo/bin:$PATH"
+mkdir -p "$(dirname "$LOG")"
+
+"$CARGO" build --workspace --bins
+[ $# -gt 0 ] || set -- --workspace
+{ rc=0; "$CARGO" test --no-fail-fast "$@" -- --show-output 2>&1 || rc=$?; echo "exit status $rc"; } | tee "$LOG" | awk '
+    # Output of passed tests is in the log; of failed ones it is wanted here.
+    /^successes:$/ { quiet = 1 }
+    /^failures:$/ { quiet = 0 }
+    /^test result:/ { quiet = 0 }
+    /^skipped: / { print; next }
+    /^     Running |^   Doc-tests |^exit status/ { next }
+    /^test .* \.\.\. ok$/ { sub(/^test /, "ok   "); sub(/ \.\.\. ok$/, ""); print; next }
+    !quiet && !/^$/ && !/^running [0-9]+ test/ && !/^test result: ok/ { print }'
+
+# A binary that never reached its "test result" line (it crashed, or did not compile) is a failure too.
+exec awk '
+    /^test result:/ {
+        for (i = 1; i < NF; i++) {
+            if ($(i + 1) == "passed;") passed += $i
+            if ($(i + 1) == "failed;") failed += $i
+            if ($(i + 1) == "ignored;") ignored += $i
+        }
+    }
+    /^skipped: / && !seen[$0]++ { skipped++ }
+    /^exit status / { status = $3 }
+    END {
+        if (status != 0 && failed == 0) { print "cargo test ended with status " status " (see above)"; failed = 1 }
+        printf "%d passed, %d failed, %d skipped\n", passed - skipped, failed, skipped + ignored
+        exit failed > 0
+    }' "$LOG"
