@@ -1,0 +1,138 @@
+//! Where in a TOML text a key stands, and which key stands at a place.
+//!
+//! Owns: nothing; reads the text again with the spans of the parser. Only runs when there is an error to report.
+//! Never: panics on a text or key that does not match.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+/// The bytes of the value of `key` (`a.b[2].c`), or of the nearest thing around it that is there.
+pub fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let mut table: Option<&DeTable<'_>> = Some(root.get_ref());
+    let mut found = None;
+    for part in key.split('.') {
+        let (name, indices) = split_indices(part);
+        let Some((key, value)) = table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == name)) else {
+            break;
+        };
+        let mut value = value;
+        found = Some(if value.get_ref().is_table() { key.span() } else { value.span() });
+        for index in indices {
+            let Some(item) = value.get_ref().as_array().and_then(|a| a.get(index)) else { break };
+            value = item;
+            found = Some(value.span());
+        }
+        table = value.get_ref().as_table();
+    }
+    found
+}
+
+fn split_indices(part: &str) -> (&str, Vec<usize>) {
+    let mut pieces = part.split('[');
+    let name = pieces.next().unwrap_or_default();
+    (name, pieces.filter_map(|p| p.trim_end_matches(']').parse().ok()).collect())
+}
+
+/// The dotted path of the innermost key whose key or value covers `span`.
+pub fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    in_table(root.get_ref(), span, "")
+}
+
+/// The text of `span` itself where it is a plain key, such as one that stands twice.
+pub fn bare_key(text: &str, span: &Range<usize>) -> Option<String> {
+    let word = text.get(span.clone())?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.chars().all(plain)).then(|| word.to_owned())
+}
+
+fn in_table(table: &DeTable<'_>, span: &Range<usize>, above: &str) -> Option<String> {
+    for (key, value) in table {
+        let path =
+            if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
+        if covers(&key.span(), span) {
+            return Some(path);
+        }
+        if let Some(found) = in_value(value.get_ref(), &value.span(), span, &path) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn in_value(value: &DeValue<'_>, own: &Range<usize>, span: &Range<usize>, path: &str) -> Option<String> {
+    let inside = match value {
+        DeValue::Table(table) => in_table(table, span, path),
+        DeValue::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(n, item)| in_value(item.get_ref(), &item.span(), span, &format!("{path}[{n}]"))),
+        _ => None,
+    };
+    inside.or_else(|| covers(own, span).then(|| path.to_owned()))
+}
+
+fn covers(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end && !outer.is_empty()
+}
+
+/// The parser's message in words of the file's author: ranges instead of Rust's types, the likely key for a mistyped one.
+pub fn for_people(message: &str, key: &str) -> String {
+    let mut text = message.to_owned();
+    for (rust, plain) in [
+        ("expected u16", "expected an integer from 0 to 65535"),
+        ("expected u8", "expected an integer from 0 to 255"),
+        ("expected u32", "expected an integer from 0 to 4294967295"),
+        ("expected u64", "expected an integer of 0 or more"),
+        ("expected usize", "expected an integer of 0 or more"),
+        ("expected i64", "expected an integer"),
+        ("expected f64", "expected a number"),
+        ("expected f32", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a sequence", "expected an array [ … ]"),
+        ("expected a map", "expected a table"),
+    ] {
+        if let Some(at) = text.find(rust)
+            && !text[at + rust.len()..].starts_with(|c: char| c.is_ascii_alphanumeric())
+        {
+            text.replace_range(at..at + rust.len(), plain);
+        }
+    }
+    if text.starts_with("unknown field")
+        && let Some(near) = nearest(key.rsplit('.').next().unwrap_or(key), &text)
+    {
+        text.push_str(&format!("; did you mean `{near}`?"));
+    }
+    text
+}
+
+/// Among the names in backquotes behind "expected", the one at most two edits away from `wrong`.
+fn nearest(wrong: &str, message: &str) -> Option<String> {
+    let names = message.split_once("expected")?.1;
+    names
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|name| (edits(wrong, name), name))
+        .filter(|(distance, name)| *distance <= 2 && *distance < name.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name.to_owned())
+}
+
+/// The Levenshtein distance, of strings as short as keys.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
