@@ -27,8 +27,8 @@ use std::{
 
 use mio::{Registry, Token, event::Event};
 
-use super::{Message, Password, Qos, Version};
-use crate::{net, tls};
+use super::{Message, Qos, Version};
+use crate::{config::Secret, net, tls};
 
 /// Everything one client needs to know. Start from [`ClientConfig::new`] and set what differs.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub struct ClientConfig {
     /// User name.
     pub username: Option<String>,
     /// Password. With 3.1.1 it needs a user name.
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// Keep-alive in seconds asked of the server; 0 turns it off. The server's Server Keep Alive wins.
     pub keep_alive_s: u16,
     /// Session Expiry Interval in seconds (MQTT 5); `u32::MAX` = never. With 3.1.1 the broker decides.

@@ -24,10 +24,6 @@ mod client;
 pub mod ingest;
 mod reason;
 
-use std::fmt;
-
-use zeroize::Zeroizing;
-
 pub use client::{Client, ClientConfig, ClientEvent, DisconnectKind, Filter, PeerLimits, PublishError};
 pub use reason::reason_text;
 
@@ -95,27 +91,4 @@ pub struct Message {
     pub retain: bool,
     /// Properties (MQTT 5).
     pub properties: Properties,
-}
-
-/// A password: wiped from memory when dropped, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(Zeroizing<Vec<u8>>);
-
-impl Password {
-    /// Takes the bytes as they go over the wire (at most 65535).
-    #[must_use]
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Password {
-        Password(Zeroizing::new(bytes.into()))
-    }
-
-    /// The bytes, for the CONNECT packet only.
-    pub(crate) fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }

@@ -21,7 +21,6 @@ static NEXT: AtomicUsize = AtomicUsize::new(1 << 16);
 impl Tokens {
     /// A token that was never used before in this process; at least 1 << 16.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "a namespace, not an iterator")]
     pub fn next() -> Token {
         Token(NEXT.fetch_add(1, Ordering::Relaxed))
     }
