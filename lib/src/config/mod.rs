@@ -25,7 +25,7 @@ pub const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Error {
     path: PathBuf,
-    place: Option<Place>,
+    place: Option<Box<Place>>,
     key: String,
     message: String,
     source: Option<std::io::Error>,
@@ -85,7 +85,7 @@ impl Error {
 
     /// The line in question with a caret under the place, for a terminal or a journal; ends with a newline.
     pub fn excerpt(&self) -> Option<String> {
-        let Place { line, column, text, width } = self.place.as_ref()?;
+        let Place { line, column, text, width } = self.place.as_deref()?;
         let number = line.to_string();
         let gutter = " ".repeat(number.len());
         let caret = "^".repeat((*width).max(1));
@@ -121,7 +121,7 @@ impl<R> Loaded<R> {
     pub fn problem(&self, key: &str, message: &str) -> Error {
         Error {
             path: self.path.clone(),
-            place: locate::span_of(&self.text, key).map(|span| place(&self.text, span)),
+            place: locate::span_of(&self.text, key).map(|span| Box::new(place(&self.text, span))),
             key: key.to_owned(),
             message: message.to_owned(),
             source: None,
@@ -168,7 +168,7 @@ pub fn parse<R: DeserializeOwned>(path: &Path, text: String) -> Result<Loaded<R>
             let key = key.unwrap_or_default();
             Err(Error {
                 path: path.to_owned(),
-                place: span.map(|span| place(&text, span)),
+                place: span.map(|span| Box::new(place(&text, span))),
                 message: locate::for_people(error.message(), &key),
                 key,
                 source: None,
