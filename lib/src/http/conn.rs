@@ -1,0 +1,340 @@
+//! One server connection, sans-I/O: the shell moves bytes and time in and out, the application answers requests.
+//!
+//! The shell's loop for a ready socket:
+//! 1. while [`Io::read`]: read some bytes (at most a few KiB) and hand them to [`Conn::received`], or [`Conn::eof`];
+//! 2. take every [`Conn::next`] and answer each [`ConnEvent::End`] with [`Conn::respond`];
+//! 3. while [`Io::write`]: write [`Conn::output`], tell [`Conn::wrote`];
+//! 4. [`Io::shutdown`]: shut down the writing side; [`Io::close`]: drop the socket;
+//! 5. arm a timer for [`Conn::deadline`]; call [`Conn::expire`] when it has passed, then go to 2.
+//!
+//! Invariants: answers leave in the order of the requests, since the next request is not looked at before the current
+//! one is answered and its answer fits under `out_bytes`; after a refusal or an answer that leaves a body unread, the
+//! connection lingers (RFC 9112 section 9.6) so that the peer can read the answer before the reset.
+
+use std::time::{Duration, Instant};
+
+use super::{Decoder, Event, LAST_CHUNK, Limits, Reject, Request, Response, chunk};
+
+/// How long and how much a closing connection is still read.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// What the application gets to see.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ConnEvent {
+    /// A request begins. It may be answered already (its body is then not read).
+    Head(Request),
+    /// A piece of its body.
+    Data(Vec<u8>),
+    /// It is complete and waits for its answer.
+    End,
+    /// A request was refused, and answered so, by the codec.
+    Refused(Reject),
+}
+
+/// What the shell is to do with the socket now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Io {
+    /// Bytes can be taken.
+    pub read: bool,
+    /// There are bytes to send.
+    pub write: bool,
+    /// All is sent: shut down the writing side (again is harmless).
+    pub shutdown: bool,
+    /// Done: drop the socket.
+    pub close: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for a request or within its head.
+    Request,
+    /// The head is out, the body is being read.
+    Body,
+    /// The request is complete, its answer is due.
+    Answer,
+    /// A chunked answer has begun.
+    Chunks,
+    /// The last answer is being sent. `linger`: input may follow that nobody will read.
+    Flush { linger: bool },
+    /// All is sent; input is thrown away until the peer closes.
+    Linger { left: usize },
+    /// Nothing more.
+    Closed,
+}
+
+/// One server connection.
+#[derive(Debug)]
+pub struct Conn {
+    limits: Limits,
+    decoder: Decoder,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    sent: usize,
+    phase: Phase,
+    head_only: bool,
+    keep_alive: bool,
+    minor: u8,
+    ended: bool,
+    deadline: Instant,
+}
+
+impl Conn {
+    /// A connection accepted now.
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            decoder: Decoder::new(limits),
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            phase: Phase::Request,
+            head_only: false,
+            keep_alive: true,
+            minor: 1,
+            ended: false,
+            deadline: now + limits.head_timeout,
+        }
+    }
+
+    /// What to do with the socket.
+    pub fn io(&self) -> Io {
+        let write = self.sent < self.output.len();
+        match self.phase {
+            Phase::Closed => Io { close: true, ..Io::default() },
+            Phase::Linger { .. } => Io { read: true, shutdown: true, ..Io::default() },
+            Phase::Flush { .. } => Io { write, ..Io::default() },
+            // While an answer is due, one head's worth of pipelined bytes is kept and the rest stays in the kernel.
+            _ => {
+                Io { read: !self.ended && self.input.len() < self.limits.head_bytes, write, ..Io::default() }
+            }
+        }
+    }
+
+    /// Bytes arrived.
+    pub fn received(&mut self, bytes: &[u8], now: Instant) {
+        if bytes.is_empty() {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Linger { left } => match left.checked_sub(bytes.len()) {
+                Some(rest) => *left = rest,
+                None => self.phase = Phase::Closed,
+            },
+            Phase::Flush { .. } | Phase::Closed => {}
+            Phase::Request => {
+                if self.input.is_empty() && self.decoder.is_idle() {
+                    self.deadline = now + self.limits.head_timeout;
+                }
+                self.input.extend_from_slice(bytes);
+            }
+            Phase::Body => {
+                self.deadline = now + self.limits.body_timeout;
+                self.input.extend_from_slice(bytes);
+            }
+            Phase::Answer | Phase::Chunks => self.input.extend_from_slice(bytes),
+        }
+    }
+
+    /// The peer will send nothing more. An answer that is due is still sent.
+    pub fn eof(&mut self) {
+        self.ended = true;
+        match self.phase {
+            Phase::Linger { .. } | Phase::Body => self.phase = Phase::Closed,
+            _ => {}
+        }
+    }
+
+    /// What came in, one event at a time until `None`.
+    pub fn next(&mut self, now: Instant) -> Option<ConnEvent> {
+        if !matches!(self.phase, Phase::Request | Phase::Body) {
+            return None;
+        }
+        if self.phase == Phase::Request && self.output.len() - self.sent >= self.limits.out_bytes {
+            return None;
+        }
+        let (consumed, event) = match self.decoder.step(&self.input) {
+            Err(reject) => return Some(self.refuse(reject, now)),
+            Ok(step) => (step.consumed, step.event.map(Owned::of)),
+        };
+        self.input.drain(..consumed);
+        match event {
+            None => {
+                if self.ended && self.phase == Phase::Request {
+                    // Half a head, or nothing, and the end: what is still to be sent is sent.
+                    self.phase = Phase::Flush { linger: false };
+                    self.flushed(now);
+                }
+                None
+            }
+            Some(Owned::Head(request)) => {
+                self.head_only = request.method == "HEAD";
+                self.keep_alive = request.keep_alive;
+                self.minor = request.minor;
+                self.phase = Phase::Body;
+                self.deadline = now + self.limits.body_timeout;
+                if request.expect_continue && self.decoder.in_body() {
+                    self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                }
+                Some(ConnEvent::Head(request))
+            }
+            Some(Owned::Data(data)) => Some(ConnEvent::Data(data)),
+            Some(Owned::End) => {
+                self.phase = Phase::Answer;
+                Some(ConnEvent::End)
+            }
+        }
+    }
+
+    fn refuse(&mut self, reject: Reject, now: Instant) -> ConnEvent {
+        Response::text(reject.status, reject.why).write(&mut self.output, false, false);
+        self.input = Vec::new();
+        self.phase = Phase::Flush { linger: true };
+        self.deadline = now + self.limits.write_timeout;
+        ConnEvent::Refused(reject)
+    }
+
+    /// Answers the current request. Before its end was seen, the connection closes after the answer. Without a
+    /// current request, nothing happens.
+    pub fn respond(&mut self, response: &Response, now: Instant) {
+        let unread = self.phase == Phase::Body && self.decoder.in_body();
+        if !matches!(self.phase, Phase::Body | Phase::Answer) {
+            return;
+        }
+        let keep = self.keep_alive && !unread && !self.ended;
+        response.write(&mut self.output, self.head_only, keep);
+        self.answered(keep, unread, now);
+    }
+
+    /// Begins a chunked answer; `false` if the request speaks HTTP/1.0, which has no chunks: nothing was sent then.
+    pub fn begin_chunks(&mut self, response: &Response, now: Instant) -> bool {
+        if self.minor == 0 || self.phase != Phase::Answer {
+            return false;
+        }
+        let keep = self.keep_alive && !self.ended;
+        response.write_chunked_head(&mut self.output, keep);
+        if self.head_only {
+            self.answered(keep, false, now);
+        } else {
+            self.phase = Phase::Chunks;
+            self.deadline = now + self.limits.write_timeout;
+        }
+        true
+    }
+
+    /// A piece of the chunked answer. Send no more while [`Conn::unsent`] is over your bound.
+    pub fn send_chunk(&mut self, data: &[u8], now: Instant) {
+        if self.phase == Phase::Chunks {
+            chunk(&mut self.output, data);
+            self.deadline = now + self.limits.write_timeout;
+        }
+    }
+
+    /// Ends the chunked answer.
+    pub fn end_chunks(&mut self, now: Instant) {
+        if self.phase == Phase::Chunks {
+            self.output.extend_from_slice(LAST_CHUNK);
+            self.answered(self.keep_alive && !self.ended, false, now);
+        }
+    }
+
+    fn answered(&mut self, keep: bool, unread: bool, now: Instant) {
+        self.deadline = now + self.limits.write_timeout;
+        if keep {
+            if self.phase == Phase::Body {
+                // Answered between head and end: the decoder still owes its `End`, which carries no input.
+                let _ = self.decoder.step(&[]);
+            }
+            self.phase = Phase::Request;
+        } else {
+            let linger = unread || !self.input.is_empty();
+            self.input = Vec::new();
+            self.phase = Phase::Flush { linger };
+        }
+    }
+
+    /// Bytes to send.
+    pub fn output(&self) -> &[u8] {
+        // `sent` never passes the length: `wrote` clamps it.
+        self.output.get(self.sent..).unwrap_or(&[])
+    }
+
+    /// Bytes not yet sent.
+    pub fn unsent(&self) -> usize {
+        self.output().len()
+    }
+
+    /// That many bytes of [`Conn::output`] were sent.
+    pub fn wrote(&mut self, n: usize, now: Instant) {
+        self.sent = (self.sent + n).min(self.output.len());
+        if n > 0 && !matches!(self.phase, Phase::Body | Phase::Answer) {
+            self.deadline = now + self.limits.write_timeout;
+        }
+        self.flushed(now);
+    }
+
+    fn flushed(&mut self, now: Instant) {
+        if self.sent < self.output.len() {
+            return;
+        }
+        self.output.clear();
+        self.output.shrink_to(self.limits.out_bytes);
+        self.sent = 0;
+        match self.phase {
+            Phase::Request => {
+                let partial = !self.input.is_empty() || !self.decoder.is_idle();
+                self.deadline =
+                    now + if partial { self.limits.head_timeout } else { self.limits.idle_timeout };
+            }
+            Phase::Flush { linger: true } if !self.ended => {
+                self.phase = Phase::Linger { left: LINGER_BYTES_MAX };
+                self.deadline = now + LINGER;
+            }
+            Phase::Flush { .. } => self.phase = Phase::Closed,
+            _ => {}
+        }
+    }
+
+    /// When [`Conn::expire`] is to be called. `None` while the application owes the answer.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Answer => None,
+            Phase::Chunks => (self.sent < self.output.len()).then_some(self.deadline),
+            _ => Some(self.deadline),
+        }
+    }
+
+    /// Time has passed: a deadline that is over ends the connection, with a 408 where a request had begun.
+    pub fn expire(&mut self, now: Instant) -> Option<ConnEvent> {
+        if self.deadline().is_none_or(|at| now < at) || self.phase == Phase::Closed {
+            return None;
+        }
+        let begun = self.phase == Phase::Body || !self.input.is_empty() || !self.decoder.is_idle();
+        if matches!(self.phase, Phase::Request | Phase::Body) && self.unsent() == 0 && begun {
+            return Some(self.refuse(Reject { status: 408, why: "the request did not arrive in time" }, now));
+        }
+        self.phase = Phase::Closed;
+        None
+    }
+}
+
+/// An event without the borrow of the input.
+enum Owned {
+    Head(Request),
+    Data(Vec<u8>),
+    End,
+}
+
+impl Owned {
+    fn of(event: Event<'_>) -> Self {
+        match event {
+            Event::Head(request) => Self::Head(request),
+            Event::Data(data) => Self::Data(data.to_vec()),
+            Event::End => Self::End,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "conn_tests.rs"]
+mod tests;

@@ -1,0 +1,161 @@
+use super::*;
+
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+
+fn conn(now: Instant) -> Conn {
+    Conn::new(Limits::default(), now)
+}
+
+fn sent(conn: &mut Conn, now: Instant) -> String {
+    let text = String::from_utf8(conn.output().to_vec()).unwrap();
+    conn.wrote(text.len(), now);
+    text
+}
+
+fn events(conn: &mut Conn, now: Instant) -> Vec<ConnEvent> {
+    std::iter::from_fn(|| conn.next(now)).collect()
+}
+
+#[test]
+fn pipelined_requests_are_answered_one_by_one() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(&[GET, GET].concat(), now);
+    assert_eq!(events(&mut c, now).len(), 2, "head and end of the first only");
+    c.respond(&Response::text(200, "1"), now);
+    assert_eq!(events(&mut c, now).len(), 2);
+    c.respond(&Response::text(404, "2"), now);
+    let text = sent(&mut c, now);
+    assert!(text.find("200 OK").unwrap() < text.find("404 Not Found").unwrap());
+    assert_eq!(c.io(), Io { read: true, ..Io::default() });
+    assert_eq!(c.deadline(), Some(now + Limits::default().idle_timeout));
+}
+
+#[test]
+fn an_early_answer_closes_and_lingers() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc", now);
+    assert!(matches!(c.next(now), Some(ConnEvent::Head(_))));
+    c.respond(&Response::text(404, "no"), now);
+    assert!(sent(&mut c, now).contains("Connection: close"));
+    assert_eq!(c.io(), Io { read: true, shutdown: true, ..Io::default() });
+    c.received(&[0; 97], now);
+    assert!(!c.io().close);
+    c.eof();
+    assert!(c.io().close);
+}
+
+#[test]
+fn an_answer_before_the_end_of_a_bodyless_request_keeps_the_connection() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(GET, now);
+    assert!(matches!(c.next(now), Some(ConnEvent::Head(_))));
+    c.respond(&Response::text(200, "yes"), now);
+    assert!(!sent(&mut c, now).contains("Connection: close"));
+    assert_eq!(events(&mut c, now), []);
+    c.received(GET, now);
+    assert_eq!(events(&mut c, now).len(), 2);
+}
+
+#[test]
+fn silence_is_408_within_a_request_and_a_quiet_close_between() {
+    let limits = Limits::default();
+    let now = Instant::now();
+    let mut c = conn(now);
+    assert_eq!(c.expire(now + limits.head_timeout), None);
+    assert!(c.io().close, "nothing was sent, nothing is said");
+
+    for begun in [&GET[..10], b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na"] {
+        let mut c = conn(now);
+        c.received(begun, now);
+        let _ = events(&mut c, now);
+        assert_eq!(c.expire(now + limits.head_timeout.min(limits.body_timeout) / 2), None);
+        let late = c.expire(now + limits.head_timeout.max(limits.body_timeout));
+        assert!(matches!(late, Some(ConnEvent::Refused(Reject { status: 408, .. }))), "{late:?}");
+        assert!(sent(&mut c, now).starts_with("HTTP/1.1 408"));
+    }
+}
+
+#[test]
+fn a_trickle_does_not_move_the_heads_deadline() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    for (i, byte) in GET[..20].iter().enumerate() {
+        c.received(&[*byte], now + Duration::from_millis(i as u64 * 100));
+        let _ = events(&mut c, now);
+    }
+    assert_eq!(c.deadline(), Some(now + Limits::default().head_timeout));
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_dropped_and_bounded() {
+    let now = Instant::now();
+    let limits = Limits { out_bytes: 1000, ..Limits::default() };
+    let mut c = Conn::new(limits, now);
+    c.received(&GET.repeat(50), now);
+    let mut answers = 0;
+    while let Some(event) = c.next(now) {
+        if event == ConnEvent::End {
+            c.respond(&Response::text(200, &"x".repeat(100)), now);
+            answers += 1;
+        }
+    }
+    assert!(answers < 10 && c.unsent() < 1400, "{answers} {}", c.unsent());
+    assert_eq!(c.expire(now + limits.write_timeout), None);
+    assert!(c.io().close);
+}
+
+#[test]
+fn chunked_answers_head_and_http_1_0() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(GET, now);
+    let _ = events(&mut c, now);
+    assert!(c.begin_chunks(&Response::new(200, "text/plain", ""), now));
+    c.send_chunk(b"hello", now);
+    c.end_chunks(now);
+    let text = sent(&mut c, now);
+    assert!(
+        text.contains("Transfer-Encoding: chunked") && text.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        "{text}"
+    );
+
+    c.received(b"HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n", now);
+    let _ = events(&mut c, now);
+    c.respond(&Response::text(200, "body"), now);
+    let text = sent(&mut c, now);
+    assert!(text.contains("Content-Length") && text.ends_with("\r\n\r\n"), "{text}");
+
+    c.received(b"GET /a HTTP/1.0\r\n\r\n", now);
+    let _ = events(&mut c, now);
+    assert!(!c.begin_chunks(&Response::new(200, "text/plain", ""), now));
+    c.respond(&Response::text(200, "body"), now);
+    assert!(sent(&mut c, now).contains("Connection: close"));
+    assert!(c.io().close);
+}
+
+#[test]
+fn a_half_closed_peer_still_gets_its_answer() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(GET, now);
+    c.eof();
+    assert_eq!(events(&mut c, now).len(), 2);
+    c.respond(&Response::text(200, "x"), now);
+    assert!(sent(&mut c, now).contains("Connection: close"));
+    assert!(c.io().close);
+}
+
+#[test]
+fn expect_continue_is_granted_when_the_body_is_wanted() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n", now);
+    assert_eq!(events(&mut c, now).len(), 1);
+    assert_eq!(sent(&mut c, now), "HTTP/1.1 100 Continue\r\n\r\n");
+    let mut c = conn(now);
+    c.received(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n", now);
+    assert!(matches!(events(&mut c, now)[..], [ConnEvent::Refused(Reject { status: 413, .. })]));
+}
