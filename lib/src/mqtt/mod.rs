@@ -21,8 +21,10 @@
 //! Section numbers in comments ("3.3.1") are those of the MQTT 5 specification.
 
 mod client;
+pub mod endpoint;
 pub mod ingest;
 mod reason;
+pub mod topic;
 
 pub use client::{Client, ClientConfig, ClientEvent, DisconnectKind, Filter, PeerLimits, PublishError};
 pub use reason::reason_text;
