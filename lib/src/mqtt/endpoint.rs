@@ -17,6 +17,12 @@ use crate::tls;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Broker {
+    /// Where messages come from; only in a table that a daemon receives from (`[local]` of mqfwd, `[source]` of s3put).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The ingest port; only with `mode = "listen"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Listen>,
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -57,6 +63,8 @@ pub struct Broker {
 impl Default for Broker {
     fn default() -> Self {
         Broker {
+            mode: None,
+            listen: None,
             host: "127.0.0.1".into(),
             port: 1883,
             version: ProtocolVersion::V5,
@@ -76,6 +84,26 @@ impl Default for Broker {
             tls: None,
         }
     }
+}
+
+/// How a daemon receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// It subscribes at a broker.
+    #[default]
+    Subscribe,
+    /// It accepts publishers itself.
+    Listen,
+}
+
+/// Where a daemon receives from: a checked table that allows both modes.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// A broker to subscribe at.
+    Broker(Box<ClientConfig>),
+    /// Our own port.
+    Listen(Box<IngestConfig>),
 }
 
 /// Protocol version as written in a file.
@@ -154,6 +182,28 @@ impl Tls {
 }
 
 impl Broker {
+    /// As [`Broker::to_client`] for a table that messages are received from: either mode will do.
+    ///
+    /// # Errors
+    /// The first key that is wrong, with its place.
+    pub fn to_source<R>(
+        &self,
+        loaded: &Loaded<R>,
+        table: &str,
+        default_id: &str,
+        device: &Device,
+    ) -> Result<Source, config::Error> {
+        match self.mode.unwrap_or_default() {
+            Mode::Subscribe => {
+                Ok(Source::Broker(Box::new(self.to_client(loaded, table, default_id, device)?)))
+            }
+            Mode::Listen => {
+                let listen = self.listen.clone().unwrap_or_default();
+                Ok(Source::Listen(Box::new(listen.to_ingest(loaded, &format!("{table}.listen"))?)))
+            }
+        }
+    }
+
     /// Checks the table `table` (such as `"cloud"`) of `loaded` and reads the files that it names.
     /// `default_id` names the client where the file does not; `{device}` in either is replaced.
     ///
@@ -167,6 +217,15 @@ impl Broker {
         device: &Device,
     ) -> Result<ClientConfig, config::Error> {
         let wrong = |key: &str, message: &str| Err(loaded.problem(&format!("{table}.{key}"), message));
+        if self.mode.is_some_and(|mode| mode == Mode::Listen) {
+            return wrong(
+                "mode",
+                "expected \"subscribe\": nothing is received here, so this table names a broker",
+            );
+        }
+        if self.listen.is_some() {
+            return wrong("listen", "expected no such table unless mode = \"listen\"");
+        }
         if self.host.is_empty() || self.host.contains([' ', '/', '[', ']']) {
             return wrong("host", "expected a host name or an address, without a port and without brackets");
         }
