@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod table;
 mod types;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::mqtt::Message;
 
 pub use config::{Full, FullByQos, Problem, SpoolConfig};
 pub use error::Error;
+pub use table::{FullKey, Table};
 pub use types::{Append, Delivery, MEMORY, OutState, Record, Recovery, Seq, Stats, Ticket};
 
 /// A durable queue in a folder. See the module documentation.
