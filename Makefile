@@ -11,11 +11,6 @@ BROKER  ?= mosquitto
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 export BINS
-# Debian's opencv .pc file comes only with a 1 GB package, so its parts are named here. An environment
-# that sets these, or has its own OpenCV in another place, wins.
-export OPENCV_LINK_LIBS     ?= opencv_core,opencv_imgproc,opencv_objdetect,opencv_dnn
-export OPENCV_LINK_PATHS    ?= /usr/lib
-export OPENCV_INCLUDE_PATHS ?= /usr/include/opencv4
 
 PACKAGES = $(foreach b,$(BINS),-p $(b))
 UNITS    = $(wildcard systemd/*.service systemd/*.target)

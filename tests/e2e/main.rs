@@ -1,0 +1,4 @@
+//! End-to-end tests: the real binaries against real brokers, S3 servers and files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod rig;

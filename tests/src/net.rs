@@ -1,0 +1,36 @@
+//! Ports and waiting for somebody to listen on them.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// Below the range the kernel takes for outgoing connections, so that none of those sits on a port
+/// between the moment it is found free and the moment a server binds it.
+const FIRST: u16 = 17_000;
+const COUNT: u16 = 15_000;
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// A TCP port nobody listens on, different at each call within this process.
+pub fn free_port() -> u16 {
+    let offset = (std::process::id() as u16).wrapping_mul(97);
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + offset.wrapping_add(step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// `127.0.0.1:port`.
+pub fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Waits until something accepts connections on the port.
+pub fn wait_listening(port: u16, what: &str, timeout: Duration) {
+    crate::env::wait_for(&format!("{what} on port {port}"), timeout, || {
+        TcpStream::connect_timeout(&local(port), Duration::from_millis(200)).ok()
+    });
+}
