@@ -1,1 +1,30 @@
-//! (being written)
+//! What a client of AWS needs: request signing ([`sigv4`]), S3 addresses ([`s3`]) and credentials ([`credentials`]).
+//!
+//! Signing and addresses are pure functions. Credentials are fetched with blocking calls (files, a process, HTTP over
+//! `ureq`), so [`credentials::Provider`] belongs on worker threads only; it starts no thread of its own.
+//!
+//! Invariants: a secret key or session token never reaches a log line or an error text; a URL is encoded once, and
+//! exactly the bytes that were signed are sent.
+
+pub mod credentials;
+mod fetch;
+pub mod s3;
+pub mod sigv4;
+pub mod tls;
+
+/// SHA-256 of `bytes`, as lower-case hexadecimal digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    hex(&sha2::Sha256::digest(bytes))
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -38,6 +38,14 @@ pub fn parse(text: &str) -> Option<i64> {
     Some(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
+/// Year, month, day, hour, minute and second (UTC) of a Unix time, clamped to the years 1970 to 9999.
+pub fn civil_time(unix_s: i64) -> (i64, i64, i64, i64, i64, i64) {
+    let unix_s = unix_s.clamp(0, 253_402_300_799);
+    let (year, month, day) = civil(unix_s.div_euclid(86_400));
+    let rest = unix_s.rem_euclid(86_400);
+    (year, month, day, rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
