@@ -142,7 +142,7 @@ fn read_all(mut from: TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state:
 
 /// A server that answers every connection with bytes of its own choosing: nonsense from `answer(n)`,
 /// n counting the connections, sent as soon as the peer has said something.
-pub fn nonsense(answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> u16 {
+pub fn nonsense(mut answer: impl FnMut(u64) -> Vec<u8> + Send + 'static) -> u16 {
     let port = crate::net::free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {

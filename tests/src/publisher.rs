@@ -83,6 +83,8 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// No new message from this number on.
+    limit: AtomicU64,
     sent: AtomicU64,
     acked: Mutex<Vec<bool>>,
     acked_count: AtomicU64,
@@ -103,6 +105,7 @@ impl Publisher {
     pub fn start(plan: Plan) -> Publisher {
         let shared = Arc::new(Shared::default());
         *shared.acked.lock().unwrap() = vec![false; plan.count as usize];
+        shared.limit.store(plan.count, Ordering::Relaxed);
         let mut worker = Worker {
             plan: plan.clone(),
             shared: shared.clone(),
@@ -146,13 +149,22 @@ impl Publisher {
         self.shared.sessions_lost.load(Ordering::Relaxed)
     }
 
+    /// Takes on no new message; those sent so far are still brought to their end.
+    pub fn finish(&self) {
+        self.shared.limit.store(0, Ordering::Relaxed);
+    }
+
     /// Waits until every message is acknowledged (QoS 0: sent).
     pub fn wait_done(&mut self, timeout: Duration) {
-        let what = format!("{}: all {} messages acknowledged", self.plan.client_id, self.plan.count);
+        let what = format!("{}: all messages acknowledged", self.plan.client_id);
         let start = Instant::now();
         while self.thread.as_ref().is_some_and(|t| !t.is_finished()) {
             let acked = self.acked();
-            assert!(start.elapsed() < timeout, "waited {timeout:?} in vain for {what} ({acked} are)");
+            assert!(
+                start.elapsed() < timeout,
+                "waited {timeout:?} in vain for {what}: {acked} of {}",
+                self.sent()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         self.thread.take().unwrap().join().expect("the publisher's thread ended well");
@@ -208,8 +220,12 @@ impl Worker {
     }
 
     fn over(&self) -> bool {
-        let done = self.next == self.plan.count && self.flight.is_empty() && self.again.is_empty();
+        let done = !self.more() && self.flight.is_empty() && self.again.is_empty();
         done || self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    fn more(&self) -> bool {
+        self.next < self.shared.limit.load(Ordering::Relaxed)
     }
 
     fn connection(&mut self) -> std::io::Result<()> {
@@ -313,7 +329,7 @@ impl Worker {
         while output.len() < 256 * 1024 && self.flight.len() < self.plan.window {
             let n = match self.again.pop_front() {
                 Some(n) => n,
-                None if self.next < self.plan.count && self.due() => {
+                None if self.more() && self.due() => {
                     self.next += 1;
                     self.shared.sent.store(self.next, Ordering::Relaxed);
                     self.next - 1
