@@ -60,7 +60,7 @@ impl Mqfwd {
         let local = end("local", self.local, "rig-down", &version);
         let cloud = broker(self.cloud, "rig-up");
         format!(
-            "{COMMON}{local}\n[cloud]\n{cloud}{version}\n[[route]]\nfrom = \"t/#\"\nto = \"up/#\"\nqos = {}\n\n{}",
+            "{COMMON}{local}\n[cloud]\n{cloud}{version}\n[[route]]\nfrom = \"t/#\"\nto = \"up/{{tail}}\"\nqos = {}\n\n{}",
             self.qos, self.more
         )
     }
@@ -104,4 +104,13 @@ impl S3put {
         let source = end("source", self.source, "rig-s3put", &topics);
         format!("{COMMON}{source}\n[target]\nto = \"{}\"\n{}\n{}", self.to, self.target, self.more)
     }
+}
+
+/// `faced` publishing to a broker (or an ingest port): its cameras as (name, source, more keys).
+pub fn faced(port: u16, cameras: &[(&str, &str, &str)], more: &str) -> String {
+    let mut text = format!("{COMMON}{more}\n[broker]\n{}\n", broker(port, "rig-faced"));
+    for (name, source, keys) in cameras {
+        text += &format!("[[camera]]\nname = \"{name}\"\nsource = \"{source}\"\n{keys}\n");
+    }
+    text
 }

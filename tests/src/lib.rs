@@ -11,6 +11,7 @@
 pub mod aws;
 pub mod broker;
 pub mod config;
+pub mod counter;
 pub mod daemon;
 pub mod env;
 pub mod mqtt;
@@ -22,3 +23,4 @@ pub mod publisher;
 pub mod scratch;
 pub mod shim;
 pub mod subscriber;
+pub mod table;

@@ -27,8 +27,6 @@ pub enum Incoming {
     Pingresp,
     /// DISCONNECT with its reason (MQTT 5).
     Disconnect(u8),
-    /// PUBLISH to a subscriber: topic, payload length; bench only, QoS 0.
-    Publish(String, Vec<u8>),
 }
 
 fn text(out: &mut Vec<u8>, value: &str) {
@@ -135,8 +133,8 @@ pub fn disconnect() -> Vec<u8> {
 
 /// Takes one whole packet off the front of the buffer, if there is one. Panics on what a publisher is
 /// never sent: that is a fault of the server under test.
-pub fn take(version: Version, buffer: &mut Vec<u8>) -> Option<Incoming> {
-    let (length, header) = length(buffer)?;
+pub fn take(buffer: &mut Vec<u8>) -> Option<Incoming> {
+    let (length, header) = frame(buffer)?;
     if buffer.len() < header + length {
         return None;
     }
@@ -146,16 +144,6 @@ pub fn take(version: Version, buffer: &mut Vec<u8>) -> Option<Incoming> {
     let reason = || body.get(2).copied().unwrap_or(0);
     Some(match first >> 4 {
         2 => Incoming::Connack(body[0] & 1 == 1, body[1]),
-        3 => {
-            let topic_end = 2 + u16::from_be_bytes([body[0], body[1]]) as usize;
-            let topic = String::from_utf8(body[2..topic_end].to_vec()).unwrap();
-            let mut rest = topic_end + if first & 6 == 0 { 0 } else { 2 };
-            if version == Version::V5 {
-                let (properties, n) = var_int_at(&body[rest..]).expect("a property length");
-                rest += n + properties;
-            }
-            Incoming::Publish(topic, body[rest..].to_vec())
-        }
         4 => Incoming::Puback(pid(), reason()),
         5 => Incoming::Pubrec(pid(), reason()),
         7 => Incoming::Pubcomp(pid(), reason()),
@@ -166,7 +154,8 @@ pub fn take(version: Version, buffer: &mut Vec<u8>) -> Option<Incoming> {
     })
 }
 
-fn length(buffer: &[u8]) -> Option<(usize, usize)> {
+/// Length of the body and of the header of the packet at the front, as soon as the header is whole.
+pub fn frame(buffer: &[u8]) -> Option<(usize, usize)> {
     let (length, n) = var_int_at(buffer.get(1..)?)?;
     Some((length, 1 + n))
 }

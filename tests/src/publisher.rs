@@ -83,6 +83,7 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    finish: AtomicBool,
     /// No new message from this number on.
     limit: AtomicU64,
     sent: AtomicU64,
@@ -149,9 +150,14 @@ impl Publisher {
         self.shared.sessions_lost.load(Ordering::Relaxed)
     }
 
+    /// Sends no message with this number or a higher one, until told otherwise.
+    pub fn limit(&self, n: u64) {
+        self.shared.limit.store(n, Ordering::Relaxed);
+    }
+
     /// Takes on no new message; those sent so far are still brought to their end.
     pub fn finish(&self) {
-        self.shared.limit.store(0, Ordering::Relaxed);
+        self.shared.finish.store(true, Ordering::Relaxed);
     }
 
     /// Waits until every message is acknowledged (QoS 0: sent).
@@ -220,12 +226,14 @@ impl Worker {
     }
 
     fn over(&self) -> bool {
-        let done = !self.more() && self.flight.is_empty() && self.again.is_empty();
+        let all = self.next == self.plan.count || self.shared.finish.load(Ordering::Relaxed);
+        let done = all && self.flight.is_empty() && self.again.is_empty();
         done || self.shared.stop.load(Ordering::Relaxed)
     }
 
     fn more(&self) -> bool {
-        self.next < self.shared.limit.load(Ordering::Relaxed)
+        let finish = self.shared.finish.load(Ordering::Relaxed);
+        !finish && self.next < self.shared.limit.load(Ordering::Relaxed)
     }
 
     fn connection(&mut self) -> std::io::Result<()> {
@@ -236,7 +244,7 @@ impl Worker {
         stream.write_all(&mqtt::connect(self.plan.version, &self.plan.client_id, false, None))?;
         let mut input = Vec::new();
         let present = loop {
-            if let Some(packet) = mqtt::take(self.plan.version, &mut input) {
+            if let Some(packet) = mqtt::take(&mut input) {
                 match packet {
                     Incoming::Connack(present, 0) => break present,
                     other => return Err(std::io::Error::other(format!("instead of CONNACK: {other:?}"))),
@@ -315,7 +323,7 @@ impl Worker {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                     other => other?,
                 }
-                while let Some(packet) = mqtt::take(self.plan.version, &mut input) {
+                while let Some(packet) = mqtt::take(&mut input) {
                     self.hear(packet, &mut output)?;
                 }
             }
