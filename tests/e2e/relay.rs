@@ -85,16 +85,10 @@ impl Line {
                 &text,
             ]));
             std::thread::sleep(Duration::from_millis(30));
-            let status = self.mqfwd.try_status()?.to_string();
             let seen = self.subscriber.got().iter().any(|g| g.topic == "up/probe");
-            (seen || subscribed(&status)).then_some(())
+            seen.then_some(())
         });
     }
-}
-
-/// Whether the status says that the local subscription stands.
-fn subscribed(status: &str) -> bool {
-    status.contains("\"subscribed\":true")
 }
 
 struct Storm {

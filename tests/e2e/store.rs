@@ -95,8 +95,10 @@ impl Source {
     fn wait_subscribed(&self, daemon: &Daemon) {
         if self._broker.is_some() {
             env::wait_for("s3put's subscription", LONG, || {
-                daemon.try_status()?.to_string().contains("\"subscribed\":true").then_some(())
+                daemon.try_status()?["source"]["up"].as_bool().filter(|up| *up).map(drop)
             });
+            // Connected is not yet subscribed: SUBSCRIBE follows at once.
+            std::thread::sleep(Duration::from_millis(300));
         }
     }
 }

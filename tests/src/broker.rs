@@ -33,7 +33,7 @@ impl Broker {
         let state = scratch.dir(&format!("{name}.state"));
         // Started by root it becomes the user it finds here, which could not write the folder.
         let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nlog_dest stderr\nset_tcp_nodelay true\n\
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nlog_dest stderr\n\
              log_type error\nlog_type warning\nlog_type notice\npersistence true\npersistence_location {}/\n{more}",
             state.display()
         );

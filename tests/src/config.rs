@@ -106,9 +106,14 @@ impl S3put {
     }
 }
 
-/// `faced` publishing to a broker (or an ingest port): its cameras as (name, source, more keys).
-pub fn faced(port: u16, cameras: &[(&str, &str, &str)], more: &str) -> String {
-    let mut text = format!("{COMMON}{more}\n[broker]\n{}\n", broker(port, "rig-faced"));
+/// `faced` publishing to a broker (or an ingest port): its cameras as (name, source, more keys). `top` holds
+/// more keys of the top level, `tables` more tables.
+pub fn faced(port: u16, cameras: &[(&str, &str, &str)], top: &str, tables: &str) -> String {
+    let mut text = format!(
+        "ctl-socket = \"{{dir}}/ctl.sock\"\ndevice-file = \"{{dir}}/device.toml\"\ncache-dir = \"{{dir}}/cache\"\n{top}\n\
+         [mqtt]\n{}\n{tables}\n",
+        broker(port, "rig-faced")
+    );
     for (name, source, keys) in cameras {
         text += &format!("[[camera]]\nname = \"{name}\"\nsource = \"{source}\"\n{keys}\n");
     }

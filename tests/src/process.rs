@@ -2,12 +2,21 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Lines kept of what a process wrote: the newest.
 const LINES_MAX: usize = 20_000;
+
+static OWN_GROUPS: AtomicBool = AtomicBool::new(false);
+
+/// From now on children are process groups of their own: a Ctrl-C at the terminal does not reach them.
+pub fn own_groups() {
+    OWN_GROUPS.store(true, Ordering::Relaxed);
+}
 
 /// The last lines a process wrote to standard error (and output, where asked).
 #[derive(Clone, Default)]
@@ -66,6 +75,9 @@ impl Process {
     /// Starts the command, adding to lines collected earlier (a restart).
     pub fn start_with(name: &str, command: &mut Command, lines: Lines) -> Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if OWN_GROUPS.load(Ordering::Relaxed) {
+            command.process_group(0);
+        }
         let mut child = command.spawn().unwrap_or_else(|e| panic!("can't start {name} ({command:?}): {e}"));
         lines.collect(child.stdout.take().unwrap());
         lines.collect(child.stderr.take().unwrap());

@@ -152,7 +152,7 @@ impl Publisher {
 
     /// Sends no message with this number or a higher one, until told otherwise.
     pub fn limit(&self, n: u64) {
-        self.shared.limit.store(n, Ordering::Relaxed);
+        self.shared.limit.store(n.min(self.plan.count), Ordering::Relaxed);
     }
 
     /// Takes on no new message; those sent so far are still brought to their end.

@@ -52,6 +52,7 @@ pub fn run(verdicts: &mut Vec<Verdict>) {
             // Saving everything at each message is hundreds of times slower: fewer will do.
             let n = if relay == Relay::DurableBridge { n / 15 } else { n };
             let f = measure(relay, len, rtt_ms, scaled(n));
+            eprintln!("  {len} bytes, {rtt_ms} ms: {:.0} msg/s", f.rate);
             if relay == Relay::Bridge {
                 bridge_rate = f.rate;
             }
