@@ -18,349 +18,328 @@
 //! a loop that calls `timer` on time never hangs.
 //!
 //! Beside the agreed interface: `owns`, `flush`, `release_pid` and `Filter`; `acquire_pid` and the acknowledgement
-//! events say when an id becomes free again.
+//! events say when an id becomes free again. Packets are understood only when `next_event` asks for them, so that a
+//! pause takes effect at once and no queue of events exists.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use mio::{Registry, Token, event::Event};
+use mio::{Registry, Token, event::Event, net::TcpStream};
 
-use super::{Message, Qos, Version};
-use crate::{config::Secret, net, tls};
+use super::{
+    ClientConfig, ClientEvent, DisconnectKind, Filter, Message, PublishError,
+    session::{Fault, Session},
+    wire::kind,
+};
+use crate::{
+    net::{self, Connector, InBuf, Progress, ReadOutcome, Resolved, Stream},
+    retry::Backoff,
+};
 
-/// Everything one client needs to know. Start from [`ClientConfig::new`] and set what differs.
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    /// Host name or address literal (without brackets).
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Protocol version; there is no fallback from one to the other.
-    pub version: Version,
-    /// TLS, or plain TCP.
-    pub tls: Option<tls::ClientTls>,
-    /// Client identifier: stable across restarts, and used by nobody else at this broker.
-    pub client_id: String,
-    /// User name.
-    pub username: Option<String>,
-    /// Password. With 3.1.1 it needs a user name.
-    pub password: Option<Secret>,
-    /// Keep-alive in seconds asked of the server; 0 turns it off. The server's Server Keep Alive wins.
-    pub keep_alive_s: u16,
-    /// Session Expiry Interval in seconds (MQTT 5); `u32::MAX` = never. With 3.1.1 the broker decides.
-    pub session_expiry_s: u32,
-    /// Clean Start on every connect. `false` (the default) resumes the session.
-    pub clean_start: bool,
-    /// Last will, published by the broker when this client vanishes. May be retained.
-    pub will: Option<Message>,
-    /// Longest time for the name look-up, and for each address to answer.
-    pub connect_timeout: Duration,
-    /// Longest time from the TCP connection to CONNACK (TLS handshake included).
-    pub connack_timeout: Duration,
-    /// Longest time from PINGREQ to any packet of the server.
-    pub ping_timeout: Duration,
-    /// Shortest and longest delay before a new attempt, and how long a connection must last to start over
-    /// with the shortest.
-    pub backoff: (Duration, Duration, Duration),
-    /// Largest packet taken from the server, in bytes; announced to it with MQTT 5.
-    pub max_packet_bytes: u32,
-    /// Bound of the output buffer in bytes. `publish` answers [`PublishError::BufferFull`] beyond it; one
-    /// message larger than it is taken when the buffer is empty.
-    pub out_buffer_bytes: usize,
-}
-
-impl ClientConfig {
-    /// Defaults: MQTT 5, no TLS, keep-alive 30 s, session kept, timeouts 10/10/10 s, backoff 1 to 120 s (reset
-    /// after 60 s), packets to 16 MiB, output buffer 1 MiB.
-    #[must_use]
-    pub fn new(host: impl Into<String>, port: u16, client_id: impl Into<String>) -> ClientConfig {
-        ClientConfig {
-            host: host.into(),
-            port,
-            version: Version::V5,
-            tls: None,
-            client_id: client_id.into(),
-            username: None,
-            password: None,
-            keep_alive_s: 30,
-            session_expiry_s: u32::MAX,
-            clean_start: false,
-            will: None,
-            connect_timeout: Duration::from_secs(10),
-            connack_timeout: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(10),
-            backoff: (Duration::from_secs(1), Duration::from_secs(120), Duration::from_secs(60)),
-            max_packet_bytes: 16 << 20,
-            out_buffer_bytes: 1 << 20,
-        }
-    }
-}
-
-/// One entry of a SUBSCRIBE.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
-    /// Topic filter; `$share/<group>/<filter>` passes through.
-    pub topic: String,
-    /// Highest QoS wanted.
-    pub qos: Qos,
-    /// No Local (MQTT 5; ignored with 3.1.1, and left out for shared subscriptions where it is forbidden, 3.8.3.1).
-    pub no_local: bool,
-    /// Retain As Published (MQTT 5): keep the publisher's retain flag.
-    pub retain_as_published: bool,
-}
-
-/// What the server allows, from its CONNACK. 3.1.1 knows no limits: then these are the protocol's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerLimits {
-    /// How many QoS 1 and 2 publishes may be unacknowledged. 65535 if the server says nothing.
-    pub receive_maximum: u16,
-    /// Largest packet the server takes, in bytes.
-    pub max_packet_bytes: Option<u32>,
-    /// Highest QoS the server takes.
-    pub max_qos: Qos,
-    /// Whether it takes retained messages.
-    pub retain: bool,
-}
-
-/// Why a connection, or the attempt, ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DisconnectKind {
-    /// The host name could not be resolved.
-    Resolve,
-    /// No address accepted the TCP connection.
-    Connect,
-    /// The TLS handshake failed (certificate, name, version …).
-    Tls,
-    /// The server answered CONNECT with this reason (MQTT 5 code; 3.1.1 return codes are mapped to it).
-    Refused(u8),
-    /// The server sent DISCONNECT with this reason.
-    Server(u8),
-    /// CONNACK, PINGRESP or the TCP acknowledgement did not come in time.
-    Timeout,
-    /// The server sent something that is not MQTT.
-    Protocol,
-    /// Closed or reset by the other side without a word.
-    Closed,
-    /// [`Client::stop`] was called: nothing follows.
+/// How far the way to the server is.
+#[derive(Debug)]
+enum Link {
+    /// Not wanted.
     Stopped,
+    /// Between two attempts.
+    Waiting {
+        /// When the next begins.
+        until: Instant,
+    },
+    /// The host's addresses were asked for.
+    Resolving {
+        /// When that takes too long.
+        until: Instant,
+    },
+    /// TCP.
+    Connecting(Connector),
+    /// TLS and MQTT.
+    Open(Box<Open>),
 }
 
-/// What happened. Taken one by one with [`Client::next_event`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClientEvent {
-    /// CONNACK was good. Without `session_present` the server has forgotten everything: subscribe again, drop the
-    /// set of held inbound ids of this server, resend what is in flight as new (DUP clear). With it, resend with DUP
-    /// set, PUBREL for what has PUBREC. The held set given to `set_inbound_held` is dropped by itself then.
-    Connected {
-        /// The server still had the session.
-        session_present: bool,
-        /// The server's limits.
-        limits: PeerLimits,
-    },
-    /// The connection or the attempt ended; a new attempt begins after `retry_in`.
-    Disconnected {
-        /// For people: what was tried, on what, why it failed.
-        reason: String,
-        /// For programs.
-        error: DisconnectKind,
-        /// Delay before the next attempt; zero after `stop`.
-        retry_in: Duration,
-    },
-    /// A message. `pid` is `Some` for QoS 1 and 2: answer with `puback`/`pubrec` once it is durable, in the order
-    /// of receipt. A QoS 2 message whose id came before on this connection and has no PUBREC yet comes again
-    /// (with `dup`); the daemon tells it apart by the id.
-    Publish {
-        /// Packet id.
-        pid: Option<u16>,
-        /// DUP flag.
-        dup: bool,
-        /// The message.
-        message: Message,
-    },
-    /// The server released a QoS 2 id: make that durable, then `pubcomp`.
-    Pubrel {
-        /// Packet id.
-        pid: u16,
-    },
-    /// QoS 1 done (`reason` < 0x80) or refused. The id is free from here on.
-    Puback {
-        /// Packet id.
-        pid: u16,
-        /// Reason code.
-        reason: u8,
-    },
-    /// QoS 2 received (`reason` < 0x80: make it durable, then `pubrel`) or refused (the id is free then).
-    Pubrec {
-        /// Packet id.
-        pid: u16,
-        /// Reason code.
-        reason: u8,
-    },
-    /// QoS 2 done; 0x92 (id not found) is done as well, the server had it completed before. The id is free.
-    Pubcomp {
-        /// Packet id.
-        pid: u16,
-        /// Reason code.
-        reason: u8,
-    },
-    /// Answer to `subscribe`, one reason per filter in order; >= 0x80 is a refusal.
-    Suback {
-        /// What `subscribe` returned.
-        pid: u16,
-        /// Granted QoS or refusal per filter.
-        reasons: Vec<u8>,
-    },
-    /// The output buffer has room again after a [`PublishError::BufferFull`].
-    Writable,
+#[derive(Debug)]
+struct Open {
+    stream: Stream,
+    token: Token,
+    address: SocketAddr,
+    /// CONNACK must have come by then.
+    connack_until: Option<Instant>,
 }
 
-/// Why nothing was sent.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// There is no connection.
-    #[error("not connected")]
-    NotConnected,
-    /// The output buffer is full: go on after [`ClientEvent::Writable`].
-    #[error("the output buffer is full")]
-    BufferFull,
-    /// The server's Receive Maximum is reached: go on after an acknowledgement.
-    #[error("the server takes no more than {0} unacknowledged messages")]
-    WindowFull(u16),
-    /// Larger than the server's Maximum Packet Size (or the protocol's); it would close the connection.
-    #[error("the packet has {bytes} bytes and the server takes at most {limit}")]
-    TooLarge {
-        /// Size of the whole packet.
-        bytes: u64,
-        /// What the server takes.
-        limit: u64,
-    },
-    /// The server's Maximum QoS is lower.
-    #[error("the server takes messages up to QoS {0} only")]
-    QosNotSupported(u8),
-    /// The server takes no retained messages.
-    #[error("the server takes no retained messages")]
-    RetainNotSupported,
-    /// The message can't be expressed: topic empty, with wildcard or NUL, or a string above 65535 bytes.
-    #[error("{0}")]
-    Invalid(&'static str),
-    /// A packet id is needed for QoS 1 and 2, and none is free or given (or one is given for QoS 0).
-    #[error("no packet id")]
-    NoPacketId,
-}
+/// One read takes at most this much from the socket, in bytes.
+const READ_BUDGET: usize = 256 << 10;
+/// How long `stop` waits for the output to go and for the server to close.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One connection to one broker. See the module's text for the loop.
 #[derive(Debug)]
 pub struct Client {
-    cfg: ClientConfig,
+    session: Session,
+    link: Link,
+    resolver: net::Resolver,
+    answers: (mpsc::Sender<Resolved>, mpsc::Receiver<Resolved>),
+    /// A question is on its way to the resolver.
+    asked: bool,
+    backoff: Backoff,
+    rng: fastrand::Rng,
+    input: InBuf,
+    /// `input` holds no complete packet.
+    starved: bool,
+    /// The connection ended; said after what was read before is delivered.
+    ended: Option<Fault>,
+    events: VecDeque<ClientEvent>,
+    /// `stop` was called: when to stop waiting.
+    stopping: Option<Instant>,
+    /// The time of the last call that brought one.
+    now: Option<Instant>,
 }
 
 impl Client {
     /// A stopped client. `rng` is for the jitter of the backoff and nothing else.
     #[must_use]
     pub fn new(cfg: ClientConfig, resolver: net::Resolver, rng: fastrand::Rng) -> Client {
-        let _ = (resolver, rng);
-        Client { cfg }
+        let (min, max, stable) = cfg.backoff;
+        Client {
+            session: Session::new(cfg),
+            link: Link::Stopped,
+            resolver,
+            answers: mpsc::channel(),
+            asked: false,
+            backoff: Backoff::new(min, max, stable),
+            rng,
+            input: InBuf::default(),
+            starved: false,
+            ended: None,
+            events: VecDeque::new(),
+            stopping: None,
+            now: None,
+        }
     }
 
     /// The configuration it runs with.
     #[must_use]
     pub fn config(&self) -> &ClientConfig {
-        &self.cfg
+        self.session.config()
     }
 
     /// Begins to connect (at the next `timer`). Without effect when it runs already.
-    pub fn start(&mut self, _now: Instant) {}
+    pub fn start(&mut self, now: Instant) {
+        self.now = Some(now);
+        if matches!(self.link, Link::Stopped) {
+            self.link = Link::Waiting { until: now };
+        }
+    }
 
     /// Ends: what is in the output buffer is written for at most 2 s, then DISCONNECT, then the
     /// `Disconnected { error: Stopped }` event.
-    pub fn stop(&mut self, _now: Instant) {}
+    pub fn stop(&mut self, now: Instant) {
+        self.now = Some(now);
+        if matches!(self.link, Link::Stopped) || self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(now + STOP_TIMEOUT);
+        if self.session.is_up() && self.ended.is_none() {
+            self.session.disconnect(0);
+        } else {
+            self.ended.get_or_insert_with(stopped);
+        }
+    }
 
     /// Whether `token` belongs to the current socket of this client.
     #[must_use]
-    pub fn owns(&self, _token: Token) -> bool {
-        false
+    pub fn owns(&self, token: Token) -> bool {
+        match &self.link {
+            Link::Connecting(connector) => connector.token() == Some(token),
+            Link::Open(open) => open.token == token,
+            _ => false,
+        }
     }
 
     /// To be called for each event of an owned token.
-    pub fn ready(&mut self, _registry: &Registry, _event: &Event, _now: Instant) {}
+    pub fn ready(&mut self, registry: &Registry, event: &Event, now: Instant) {
+        self.now = Some(now);
+        if !self.owns(event.token()) {
+            return;
+        }
+        match &mut self.link {
+            Link::Connecting(_) => self.advance(registry, now),
+            Link::Open(open) => {
+                open.stream.ready(event);
+                self.read(now);
+                if event.is_writable() {
+                    self.write(now);
+                }
+            }
+            _ => {}
+        }
+    }
 
     /// To be called when `deadline` has passed.
-    pub fn timer(&mut self, _registry: &Registry, _now: Instant) {}
+    pub fn timer(&mut self, registry: &Registry, now: Instant) {
+        self.now = Some(now);
+        match &self.link {
+            Link::Waiting { until } if now >= *until => self.resolve(registry, now),
+            Link::Resolving { until } if now >= *until => {
+                let cfg = self.config();
+                let reason = format!(
+                    "looking up the name {:?} took longer than {} s: check the network and its name server",
+                    cfg.host,
+                    cfg.connect_timeout.as_secs_f32()
+                );
+                self.end(DisconnectKind::Resolve, reason);
+            }
+            Link::Connecting(_) => self.advance(registry, now),
+            Link::Open(_) => self.open_timer(now),
+            _ => {}
+        }
+    }
 
     /// To be called when the resolver's waker fired (for each client that shares it).
-    pub fn resolved(&mut self, _registry: &Registry, _now: Instant) {}
+    pub fn resolved(&mut self, registry: &Registry, now: Instant) {
+        self.now = Some(now);
+        while let Ok(answer) = self.answers.1.try_recv() {
+            self.asked = false;
+            if !matches!(self.link, Link::Resolving { .. }) || self.ended.is_some() {
+                continue;
+            }
+            match answer.addresses {
+                Ok(addresses) => self.connect(registry, addresses, now),
+                Err(reason) => {
+                    let reason = format!(
+                        "can't find the host {:?}: {reason}; check the name and the network's name server",
+                        self.config().host
+                    );
+                    self.end(DisconnectKind::Resolve, reason);
+                }
+            }
+        }
+    }
 
     /// Writes what was queued. To be called once at the end of each turn of the loop.
-    pub fn flush(&mut self, _registry: &Registry, _now: Instant) {}
+    pub fn flush(&mut self, _registry: &Registry, now: Instant) {
+        self.now = Some(now);
+        self.write(now);
+    }
 
-    /// When `timer` wants to be called.
+    /// When `timer` wants to be called; in the past while work is left.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        if !self.events.is_empty() || self.ended.is_some() {
+            return self.now;
+        }
+        match &self.link {
+            Link::Stopped => None,
+            Link::Waiting { until } | Link::Resolving { until } => Some(*until),
+            Link::Connecting(connector) => connector.deadline(),
+            Link::Open(open) => {
+                let unread = open.stream.is_readable() && self.may_read();
+                let unsaid = !self.input.is_empty() && !self.starved && self.session.may_deliver();
+                let unsent = !self.session.out.is_empty()
+                    && open.stream.is_writable()
+                    && !open.stream.is_handshaking();
+                if unread || unsaid || unsent {
+                    return self.now;
+                }
+                [open.connack_until, self.session.deadline(), self.stopping].into_iter().flatten().min()
+            }
+        }
     }
 
     /// The next event, in order.
     pub fn next_event(&mut self) -> Option<ClientEvent> {
-        None
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        match self.session.step(&mut self.input) {
+            Ok(Some(event)) => {
+                if let (ClientEvent::Connected { .. }, Link::Open(open)) = (&event, &mut self.link) {
+                    open.connack_until = None;
+                    if let Some(now) = self.now {
+                        self.backoff.connected(now);
+                    }
+                }
+                return Some(event);
+            }
+            Ok(None) => self.starved = self.session.may_deliver(),
+            Err(fault) => {
+                if fault.kind == DisconnectKind::Protocol {
+                    self.session.disconnect(0x82);
+                }
+                // What the server said last tells more than how the connection broke after it.
+                self.ended = Some(self.name_peer(fault));
+            }
+        }
+        let fault = self.ended.take()?;
+        Some(self.close(fault))
     }
 
     /// Whether CONNACK was received and the connection stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        false
+        self.session.is_up()
     }
 
-    /// Acknowledges a QoS 1 message. `reason` is sent with MQTT 5 only; >= 0x80 refuses. Without a connection
-    /// this and the next three do nothing: the server sends again.
-    pub fn puback(&mut self, _pid: u16, _reason: u8) {}
+    /// Acknowledges a QoS 1 message. `reason` is sent with MQTT 5 only; >= 0x80 refuses (3.1.1 has no refusal: the
+    /// server takes it for accepted). Without a connection this and the next two do nothing: the server sends again.
+    pub fn puback(&mut self, pid: u16, reason: u8) {
+        self.session.ack(kind::PUBACK, pid, reason);
+    }
 
     /// Acknowledges the receipt of a QoS 2 message. With a reason below 0x80 the id counts as held from now on
     /// and a duplicate of it on this connection is answered here.
-    pub fn pubrec(&mut self, _pid: u16, _reason: u8) {}
+    pub fn pubrec(&mut self, pid: u16, reason: u8) {
+        self.session.ack(kind::PUBREC, pid, reason);
+    }
 
     /// Completes a QoS 2 message after its PUBREL was made durable.
-    pub fn pubcomp(&mut self, _pid: u16) {}
+    pub fn pubcomp(&mut self, pid: u16) {
+        self.session.ack(kind::PUBCOMP, pid, 0);
+    }
 
     /// Takes a free packet id for an outgoing message; `None` when all 65535 are taken. It is taken until the
     /// event that ends its exchange was returned by `next_event` (PUBACK, PUBCOMP, PUBREC >= 0x80), or
     /// `release_pid`; a lost connection or session does not free it.
     pub fn acquire_pid(&mut self) -> Option<u16> {
-        None
+        self.session.pids().acquire()
     }
 
     /// Takes this id (recovered from the journal). `false` when it is taken already, or 0.
-    pub fn reserve_pid(&mut self, _pid: u16) -> bool {
-        false
+    pub fn reserve_pid(&mut self, pid: u16) -> bool {
+        self.session.pids().reserve(pid)
     }
 
     /// Frees an id whose exchange will not be finished (never sent, dead letter, new session).
-    pub fn release_pid(&mut self, _pid: u16) {}
+    pub fn release_pid(&mut self, pid: u16) {
+        self.session.pids().release(pid);
+    }
 
-    /// Queues a PUBLISH. `pid` is `Some` exactly for QoS 1 and 2, and taken before with `acquire_pid` or
-    /// `reserve_pid`; `dup` only for a resend after a reconnect.
+    /// Queues a PUBLISH. `pid` is `Some` exactly for QoS 1 and 2, from `acquire_pid` or `reserve_pid`; `dup` only
+    /// for a resend after a reconnect.
     ///
     /// # Errors
     /// See [`PublishError`]; nothing was queued then and the id stays taken.
-    pub fn publish(&mut self, _pid: Option<u16>, _dup: bool, _message: &Message) -> Result<(), PublishError> {
-        Err(PublishError::NotConnected)
+    pub fn publish(&mut self, pid: Option<u16>, dup: bool, message: &Message) -> Result<(), PublishError> {
+        self.session.publish(pid, dup, message)
     }
 
     /// Queues a PUBREL, also for an id of an earlier connection or process.
     ///
     /// # Errors
     /// [`PublishError::NotConnected`]; a PUBREL is never refused for a full buffer.
-    pub fn pubrel(&mut self, _pid: u16) -> Result<(), PublishError> {
-        Err(PublishError::NotConnected)
+    pub fn pubrel(&mut self, pid: u16) -> Result<(), PublishError> {
+        self.session.pubrel(pid)
     }
 
     /// Queues a SUBSCRIBE and returns the id that its [`ClientEvent::Suback`] will carry.
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub fn subscribe(&mut self, _filters: &[Filter]) -> Result<u16, PublishError> {
-        Err(PublishError::NotConnected)
+    pub fn subscribe(&mut self, filters: &[Filter]) -> Result<u16, PublishError> {
+        self.session.subscribe(filters)
     }
 
     /// The QoS 2 ids of this server that are durably stored and not yet released. To be given before `start` and at
@@ -368,21 +347,254 @@ impl Client {
     /// An id whose record is not yet on disk must not be in the set: its duplicate comes as `Publish`, to be answered
     /// after the commit. The set is emptied when the server has no session (`session_present: false`), for ids
     /// start anew then.
-    pub fn set_inbound_held(&mut self, _held: HashSet<u16>) {}
+    pub fn set_inbound_held(&mut self, held: HashSet<u16>) {
+        self.session.set_held(held);
+    }
 
-    /// Back-pressure: while `true` nothing is read from the socket (no Receive Maximum is ever announced).
-    /// What was read already is still delivered. PINGREQ is still sent, but no answer is expected then.
-    pub fn pause_reading(&mut self, _pause: bool) {}
+    /// Back-pressure: while `true` nothing is read from the socket (no Receive Maximum is ever announced) and
+    /// `next_event` delivers nothing of what was read, acknowledgements included; only the end of the connection
+    /// is still told. PINGREQ is still sent, but no answer is expected then.
+    pub fn pause_reading(&mut self, pause: bool) {
+        self.session.pause(pause, self.now);
+    }
 
     /// Room in the output buffer in bytes; 0 without a connection.
     #[must_use]
     pub fn writable_bytes(&self) -> usize {
-        0
+        self.session.writable_bytes()
     }
 
     /// Whether a `publish` of usual size would be taken now (connected, room in the buffer, window open).
     #[must_use]
     pub fn can_send(&self) -> bool {
-        false
+        self.session.is_up() && self.session.window_open() && self.session.writable_bytes() > 0
     }
+}
+
+/// The way to the server and back.
+impl Client {
+    fn resolve(&mut self, registry: &Registry, now: Instant) {
+        let cfg = self.session.config();
+        if let Ok(ip) = cfg.host.parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, cfg.port);
+            return self.connect(registry, vec![address], now);
+        }
+        // A question that is still open will do; its answer is not older than this attempt's wish for one.
+        if !self.asked {
+            self.resolver.resolve(0, &cfg.host, cfg.port, &self.answers.0);
+            self.asked = true;
+        }
+        self.link = Link::Resolving { until: now + cfg.connect_timeout };
+    }
+
+    fn connect(&mut self, registry: &Registry, addresses: Vec<SocketAddr>, now: Instant) {
+        self.link = Link::Connecting(Connector::new(addresses, self.config().connect_timeout));
+        self.advance(registry, now);
+    }
+
+    fn advance(&mut self, registry: &Registry, now: Instant) {
+        let Link::Connecting(connector) = &mut self.link else { return };
+        match connector.advance(registry, now) {
+            Progress::Pending => {}
+            Progress::Done(socket, token, address) => self.open(socket, token, address, now),
+            Progress::Failed(why) => {
+                let cfg = self.config();
+                let reason = format!(
+                    "can't connect to {}:{} ({why}); is the broker running and the port right?",
+                    cfg.host, cfg.port
+                );
+                self.end(DisconnectKind::Connect, reason);
+            }
+        }
+    }
+
+    fn open(&mut self, socket: TcpStream, token: Token, address: SocketAddr, now: Instant) {
+        let cfg = self.session.config();
+        let stream = match &cfg.tls {
+            None => Ok(Stream::plain(socket)),
+            Some(tls) => Stream::tls_client(socket, tls, &cfg.host),
+        };
+        let connack_until = Some(now + cfg.connack_timeout);
+        self.input.clear();
+        self.starved = false;
+        match stream {
+            Ok(stream) => {
+                self.link = Link::Open(Box::new(Open { stream, token, address, connack_until }));
+                match self.session.open(now) {
+                    Ok(()) => self.write(now),
+                    Err(fault) => self.end(fault.kind, format!("can't say CONNECT: {}", fault.reason)),
+                }
+            }
+            Err(error) => self.end(DisconnectKind::Tls, error.to_string()),
+        }
+    }
+
+    fn open_timer(&mut self, now: Instant) {
+        let Link::Open(open) = &self.link else { return };
+        if self.stopping.is_some_and(|until| now >= until) {
+            self.ended = Some(stopped());
+            return;
+        }
+        if open.connack_until.is_some_and(|until| now >= until) {
+            let what =
+                if open.stream.is_handshaking() { "the TLS handshake" } else { "an answer to CONNECT" };
+            let reason = format!(
+                "no end of {what} within {} s; is this an MQTT port{}?",
+                self.config().connack_timeout.as_secs_f32(),
+                if self.config().tls.is_some() { " with TLS" } else { " without TLS" }
+            );
+            return self.lose(Fault { kind: DisconnectKind::Timeout, reason });
+        }
+        if let Err(fault) = self.session.tick(now) {
+            return self.lose(fault);
+        }
+        self.read(now);
+        self.write(now);
+    }
+
+    /// Whether more may be read from the socket.
+    fn may_read(&self) -> bool {
+        self.ended.is_none()
+            && (self.stopping.is_some()
+                || self.session.may_deliver() && (self.starved || self.input.len() < READ_BUDGET))
+    }
+
+    fn read(&mut self, now: Instant) {
+        if !self.may_read() {
+            return;
+        }
+        let Link::Open(open) = &mut self.link else { return };
+        let before = self.input.len();
+        let outcome = open.stream.read(&mut self.input, READ_BUDGET);
+        if self.input.len() > before {
+            self.session.note_received(now);
+            self.starved = false;
+        }
+        if self.stopping.is_some() {
+            // Nobody is left to acknowledge it.
+            self.input.clear();
+        }
+        match outcome {
+            Ok(ReadOutcome::Drained | ReadOutcome::More) => {}
+            Ok(ReadOutcome::Eof) => {
+                let before_connack = open.connack_until.is_some();
+                let reason = if before_connack {
+                    "the server closed the connection without an answer to CONNECT; does the port want TLS, or                      another MQTT version, or is it something else?"
+                } else {
+                    "the server closed the connection without a word"
+                };
+                self.lose(Fault { kind: DisconnectKind::Closed, reason: reason.into() });
+            }
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
+        let Link::Open(open) = &mut self.link else { return };
+        if self.ended.is_some() {
+            return;
+        }
+        let before = self.session.out.len();
+        let outcome = open.stream.flush(&mut self.session.out);
+        if self.session.out.len() < before {
+            self.session.note_sent(now);
+        }
+        match outcome {
+            Ok(true) if self.stopping.is_some() => {
+                // The server closes its side next; to drop the socket earlier could take the DISCONNECT back.
+                open.stream.close();
+            }
+            Ok(_) => {
+                if self.session.take_writable() {
+                    self.events.push_back(ClientEvent::Writable);
+                }
+            }
+            Err(error) => {
+                // The server may have said why before it closed; a read error would only repeat what is known.
+                let _ = open.stream.read(&mut self.input, READ_BUDGET);
+                self.broken(&error);
+            }
+        }
+    }
+
+    fn broken(&mut self, error: &net::Error) {
+        let fault = match error {
+            net::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Fault {
+                kind: DisconnectKind::Timeout,
+                reason: "the network or the server is gone (TCP timeout)".into(),
+            },
+            net::Error::Io(error) => return self.closed(format!("the connection broke: {error}")),
+            net::Error::Tls(error) => {
+                let trusted = self.config().tls.as_ref().map_or("nothing", |tls| tls.trusted.as_str());
+                Fault {
+                    kind: DisconnectKind::Tls,
+                    reason: format!("TLS failed: {error} (trusted: {trusted})"),
+                }
+            }
+        };
+        self.lose(fault);
+    }
+
+    fn closed(&mut self, mut reason: String) {
+        if matches!(&self.link, Link::Open(open) if open.connack_until.is_some()) {
+            reason.push_str(
+                " without an answer to CONNECT; does the port want TLS or another MQTT version, or is it something else?",
+            );
+        }
+        self.lose(Fault { kind: DisconnectKind::Closed, reason });
+    }
+
+    /// The connection is over; who it was with is added.
+    fn lose(&mut self, fault: Fault) {
+        let fault = if self.stopping.is_some() { stopped() } else { self.name_peer(fault) };
+        self.ended.get_or_insert(fault);
+    }
+
+    fn name_peer(&self, mut fault: Fault) -> Fault {
+        let cfg = self.config();
+        let peer = match &self.link {
+            Link::Open(open) if open.address.ip().to_string() != cfg.host => {
+                format!("{}:{} ({})", cfg.host, cfg.port, open.address)
+            }
+            _ => format!("{}:{}", cfg.host, cfg.port),
+        };
+        fault.reason = format!("{peer}: {}", fault.reason);
+        fault
+    }
+
+    /// An attempt is over before there was a connection.
+    fn end(&mut self, kind: DisconnectKind, reason: String) {
+        self.ended.get_or_insert(Fault { kind, reason });
+    }
+
+    /// Leaves the link and says so.
+    fn close(&mut self, fault: Fault) -> ClientEvent {
+        if let Link::Open(open) = &mut self.link {
+            // The server hears why, as far as the socket takes it; what it makes of it changes nothing here.
+            let _ = open.stream.flush(&mut self.session.out);
+            open.stream.close();
+        }
+        self.session.lost();
+        self.input.clear();
+        self.starved = false;
+        if self.stopping.take().is_some() {
+            self.link = Link::Stopped;
+            let Fault { kind, reason } = stopped();
+            return ClientEvent::Disconnected { reason, error: kind, retry_in: Duration::ZERO };
+        }
+        // `now` is set since `start`; without it there is no link to lose.
+        let retry_in = match self.now {
+            Some(now) => {
+                let delay = self.backoff.next_delay(now, &mut self.rng);
+                self.link = Link::Waiting { until: now + delay };
+                delay
+            }
+            None => Duration::ZERO,
+        };
+        ClientEvent::Disconnected { reason: fault.reason, error: fault.kind, retry_in }
+    }
+}
+
+fn stopped() -> Fault {
+    Fault { kind: DisconnectKind::Stopped, reason: "stopped".into() }
 }

@@ -21,12 +21,17 @@
 //! Section numbers in comments ("3.3.1") are those of the MQTT 5 specification.
 
 mod client;
+mod control;
 pub mod endpoint;
+mod event;
 pub mod ingest;
 mod reason;
+mod session;
 pub mod topic;
+mod wire;
 
-pub use client::{Client, ClientConfig, ClientEvent, DisconnectKind, Filter, PeerLimits, PublishError};
+pub use client::Client;
+pub use event::{ClientConfig, ClientEvent, DisconnectKind, Filter, PeerLimits, PublishError};
 pub use reason::reason_text;
 
 /// Quality of service (4.3). Ordered: `AtMostOnce < AtLeastOnce < ExactlyOnce`.
