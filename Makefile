@@ -51,9 +51,8 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 	shellcheck $(SCRIPTS)
 	@tests/units.sh $(UNITS)
 	$(CARGO) test -q -p e2e --test style
-	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	    echo '$(CARGO) deny check'; $(CARGO) deny check; \
-	else echo 'skipped: cargo-deny: not installed (cargo install --locked cargo-deny)'; fi
+	@etc/tools.sh deny
+	@tests/deny.sh
 
 bench: ## a table of measurements beside those of other tools, taken in the same run
 	@etc/deps.sh build test bench

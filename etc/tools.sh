@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds the S3 servers the tests and the demo talk to, once, into target/tools (or $EDGE_TOOLS).
+# Builds what the tests and the demo need and no distribution has, once, into target/tools (or $EDGE_TOOLS).
 #
 #   etc/tools.sh s3s moto        s3s-fs from crates.io (about 4 minutes), moto[server] from PyPI in a venv
+#   etc/tools.sh deny            cargo-deny, for `make check` (about 5 minutes), unless cargo has it already
 #
 # s3s-fs checks SigV4 and keeps objects in a folder; moto answers NoSuchBucket and checks digests.
 # With CI=1 a failure here is an error; otherwise the tests that need a tool say so and are skipped.
@@ -29,13 +30,22 @@ moto() {
     "$TOOLS/moto/bin/pip" install -q --disable-pip-version-check 'moto[server]>=5,<6'
 }
 
+deny() {
+    ! cargo deny --version >/dev/null 2>&1 || return 0
+    [ ! -x "$TOOLS/bin/cargo-deny" ] || return 0
+    echo "tools: building cargo-deny (once, some minutes)" >&2
+    CARGO_TARGET_DIR="$TOOLS/build" cargo install -q cargo-deny --locked --root "$TOOLS"
+    rm -rf "$TOOLS/build"
+}
+
 status=0
 failed() { status=1; echo "tools: $1 could not be made; see above" >&2; }
 for tool in "$@"; do
     case $tool in
     s3s) s3s || failed s3s-fs ;;
     moto) moto || failed 'moto[server]' ;;
-    *) echo "tools: no such tool: $tool (s3s, moto)" >&2; exit 64 ;;
+    deny) deny || failed cargo-deny ;;
+    *) echo "tools: no such tool: $tool (s3s, moto, deny)" >&2; exit 64 ;;
     esac
 done
 [ "${CI-}" = 1 ] || exit 0
