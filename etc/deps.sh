@@ -60,13 +60,12 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     # The brokers of tests and demo are started by them on free ports; a freshly installed system
     # mosquitto is left as the distribution set it up.
+    log=$(mktemp)
+    apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" >"$log" 2>&1; }
+    apt update || say "apt-get update failed; trying with the lists that are here"
     # shellcheck disable=SC2086  # a list of package names, to be split
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null ||
-        say "apt-get update failed; trying with the lists that are here"
-    # shellcheck disable=SC2086
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-        -o Dpkg::Use-Pty=0 install --no-install-recommends $missing >/dev/null ||
-        die "apt-get could not install:$missing"
+    apt install --no-install-recommends $missing || { tail -n 20 "$log" >&2; die "apt-get could not install:$missing"; }
+    rm -f "$log"
 }
 
 # True when version $1 is at least $2.

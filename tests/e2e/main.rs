@@ -5,6 +5,7 @@ mod config;
 mod disk;
 mod garbage;
 mod install;
+mod launcher;
 mod relay;
 mod rig;
 mod store;
