@@ -1,8 +1,9 @@
 #!/bin/sh
 # Builds the daemons, runs every test of the workspace and adds up what came out.
 #
-#   tests/run.sh [arguments for cargo test, e.g. -p e2e crash::]
+#   tests/run.sh [arguments for cargo test, e.g. -p e2e relay::]
 #
+# Without arguments: all tests, then each fuzz target for FUZZ_S (5) seconds, which counts as a test, too.
 # The full output is kept in target/test.log; here come test names, failures and skips. A test that
 # can't run on this machine prints "skipped: name: why" and is counted as skipped, not as passed.
 # The last line is "N passed, F failed, M skipped".
@@ -16,7 +17,11 @@ PATH="$HOME/.cargo/bin:$PATH"
 mkdir -p "$(dirname "$LOG")"
 
 "$CARGO" build --workspace --bins
-[ $# -gt 0 ] || set -- --workspace
+FUZZ=no
+if [ $# -eq 0 ]; then
+    set -- --workspace
+    [ ! -f tests/fuzz/Cargo.toml ] || FUZZ=yes
+fi
 { rc=0; "$CARGO" test --no-fail-fast "$@" -- --show-output 2>&1 || rc=$?; echo "exit status $rc"; } | tee "$LOG" | awk '
     # Output of passed tests is in the log; of failed ones it is wanted here.
     /^successes:$/ { quiet = 1 }
@@ -26,6 +31,10 @@ mkdir -p "$(dirname "$LOG")"
     /^     Running |^   Doc-tests |^exit status/ { next }
     /^test .* \.\.\. ok$/ { sub(/^test /, "ok   "); sub(/ \.\.\. ok$/, ""); print; next }
     !quiet && !/^$/ && !/^running [0-9]+ test/ && !/^test result: ok/ { print }'
+
+if [ $FUZZ = yes ]; then
+    { rc=0; FUZZ_S=${FUZZ_S:-5} tests/fuzz.sh 2>&1 || rc=$?; echo "fuzz status $rc"; } | tee -a "$LOG" | grep -v '^fuzz status' || :
+fi
 
 # A binary that never reached its "test result" line (it crashed, or did not compile) is a failure too.
 exec awk '
@@ -37,8 +46,12 @@ exec awk '
         }
     }
     /^skipped: / && !seen[$0]++ { skipped++ }
+    /^ok   fuzz::/ { passed++ }
+    /^FAILED fuzz::/ { failed++; fuzz_failed = 1 }
     /^exit status / { status = $3 }
+    /^fuzz status / { fuzz = $3 }
     END {
+        if (fuzz != 0 && !fuzz_failed) { print "tests/fuzz.sh ended with status " fuzz " (see above)"; failed++ }
         if (status != 0 && failed == 0) { print "cargo test ended with status " status " (see above)"; failed = 1 }
         printf "%d passed, %d failed, %d skipped\n", passed - skipped, failed, skipped + ignored
         exit failed > 0

@@ -1,22 +1,19 @@
-/* LD_PRELOAD: makes file operations below one folder fail or dawdle, so that a test can see what a
+/* LD_PRELOAD: makes fsync and fdatasync below one folder fail or dawdle, so that a test can see what a
  * daemon does then.
  *
  *   FAULT_DIR        only descriptors of files below this folder are meant
  *   FAULT_SYNC_AT=n  the n-th fsync or fdatasync and all later ones fail with EIO
  *   FAULT_SYNC_ONCE  with it: only the n-th fails (a later sync "succeeds", as Linux does it)
  *   FAULT_SYNC_MS=t  every fsync and fdatasync takes t ms longer (an SD card)
- *   FAULT_FULL=path  while this file exists, writes and allocations fail with ENOSPC
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,22 +44,8 @@ static int sync_fault(int fd)
     return getenv("FAULT_SYNC_ONCE") ? n == atol(at) : n >= atol(at);
 }
 
-static int full(int fd)
-{
-    const char *path = getenv("FAULT_FULL");
-    return path && meant(fd) && access(path, F_OK) == 0;
-}
-
 #define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 #define FAIL(code) do { errno = (code); return -1; } while (0)
 
 int fsync(int fd) { REAL(fsync); if (sync_fault(fd)) FAIL(EIO); return real(fd); }
 int fdatasync(int fd) { REAL(fdatasync); if (sync_fault(fd)) FAIL(EIO); return real(fd); }
-ssize_t write(int fd, const void *b, size_t n) { REAL(write); if (full(fd)) FAIL(ENOSPC); return real(fd, b, n); }
-ssize_t writev(int fd, const struct iovec *v, int n) { REAL(writev); if (full(fd)) FAIL(ENOSPC); return real(fd, v, n); }
-ssize_t pwrite(int fd, const void *b, size_t n, off_t o) { REAL(pwrite); if (full(fd)) FAIL(ENOSPC); return real(fd, b, n, o); }
-ssize_t pwrite64(int fd, const void *b, size_t n, off64_t o) { REAL(pwrite64); if (full(fd)) FAIL(ENOSPC); return real(fd, b, n, o); }
-int posix_fallocate(int fd, off_t o, off_t n) { REAL(posix_fallocate); return full(fd) ? ENOSPC : real(fd, o, n); }
-int posix_fallocate64(int fd, off64_t o, off64_t n) { REAL(posix_fallocate64); return full(fd) ? ENOSPC : real(fd, o, n); }
-int fallocate(int fd, int m, off_t o, off_t n) { REAL(fallocate); if (full(fd)) FAIL(ENOSPC); return real(fd, m, o, n); }
-int fallocate64(int fd, int m, off64_t o, off64_t n) { REAL(fallocate64); if (full(fd)) FAIL(ENOSPC); return real(fd, m, o, n); }
