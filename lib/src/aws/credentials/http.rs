@@ -39,7 +39,8 @@ pub(super) fn container(vars: &Vars) -> Link {
 fn container_credentials(vars: &Vars, url: &str) -> Result<Link, String> {
     let uri: ureq::http::Uri = url.parse().map_err(|_| format!("{url:?} is no address"))?;
     let https = uri.scheme_str() == Some("https");
-    if !https && !(uri.scheme_str() == Some("http") && uri.host().is_some_and(is_near)) {
+    let near = uri.scheme_str() == Some("http") && uri.host().is_some_and(is_near);
+    if !https && !near {
         return Err(format!(
             "{url}: plain HTTP is allowed to this host and the link-local container addresses only; use https"
         ));
