@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ingest::{IngestConfig, Users};
-use super::{ClientConfig, Version, topic};
+use super::{ClientConfig, Filter, Version, topic};
 use crate::config::{self, Loaded, Size};
 use crate::device::Device;
 use crate::tls;
@@ -23,6 +23,15 @@ pub struct Broker {
     /// The ingest port; only with `mode = "listen"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<Listen>,
+    /// Topic filters to subscribe to; only in a table that [`Broker::to_subscriber`] reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<Vec<String>>,
+    /// QoS to subscribe with; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qos: Option<u8>,
+    /// Group of a shared subscription; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_group: Option<String>,
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -65,6 +74,9 @@ impl Default for Broker {
         Broker {
             mode: None,
             listen: None,
+            topics: None,
+            qos: None,
+            share_group: None,
             host: "127.0.0.1".into(),
             port: 1883,
             version: ProtocolVersion::V5,
@@ -193,9 +205,65 @@ impl Broker {
         default_id: &str,
         device: &Device,
     ) -> Result<Source, config::Error> {
+        self.no_subscription(loaded, table)?;
+        self.any_source(loaded, table, default_id, device)
+    }
+
+    /// As [`Broker::to_source`], with what to subscribe to: `topics`, `qos` (default 1) and `share-group`.
+    ///
+    /// # Errors
+    /// The first key that is wrong, with its place.
+    pub fn to_subscriber<R>(
+        &self,
+        loaded: &Loaded<R>,
+        table: &str,
+        default_id: &str,
+        device: &Device,
+    ) -> Result<(Source, Vec<Filter>), config::Error> {
+        let wrong = |key: &str, message: &str| Err(loaded.problem(&format!("{table}.{key}"), message));
+        let source = self.any_source(loaded, table, default_id, device)?;
+        let qos = qos(loaded, &format!("{table}.qos"), self.qos.unwrap_or(1))?;
+        let topics = self.topics.as_deref().unwrap_or_default();
+        if topics.is_empty() && matches!(source, Source::Broker(_)) {
+            return wrong("topics", "expected at least one topic filter, such as [\"faces/#\"]");
+        }
+        let group = self.share_group.as_deref().unwrap_or_default();
+        if group.contains(['/', '+', '#', '\0']) {
+            return wrong("share-group", "expected a name without '/', '+' and '#'");
+        }
+        let mut filters = Vec::new();
+        for (n, topic) in topics.iter().enumerate() {
+            filter(loaded, &format!("{table}.topics[{n}]"), topic)?;
+            let topic = if group.is_empty() { topic.clone() } else { format!("$share/{group}/{topic}") };
+            filters.push(Filter { topic, qos, no_local: false, retain_as_published: true });
+        }
+        Ok((source, filters))
+    }
+
+    fn no_subscription<R>(&self, loaded: &Loaded<R>, table: &str) -> Result<(), config::Error> {
+        let given = [
+            ("topics", self.topics.is_some()),
+            ("qos", self.qos.is_some()),
+            ("share-group", self.share_group.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((key, _)) => {
+                Err(loaded.problem(&format!("{table}.{key}"), "expected no such key in this table"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn any_source<R>(
+        &self,
+        loaded: &Loaded<R>,
+        table: &str,
+        default_id: &str,
+        device: &Device,
+    ) -> Result<Source, config::Error> {
         match self.mode.unwrap_or_default() {
             Mode::Subscribe => {
-                Ok(Source::Broker(Box::new(self.to_client(loaded, table, default_id, device)?)))
+                Ok(Source::Broker(Box::new(self.any_client(loaded, table, default_id, device)?)))
             }
             Mode::Listen => {
                 let listen = self.listen.clone().unwrap_or_default();
@@ -210,6 +278,17 @@ impl Broker {
     /// # Errors
     /// The first key that is wrong, with its place.
     pub fn to_client<R>(
+        &self,
+        loaded: &Loaded<R>,
+        table: &str,
+        default_id: &str,
+        device: &Device,
+    ) -> Result<ClientConfig, config::Error> {
+        self.no_subscription(loaded, table)?;
+        self.any_client(loaded, table, default_id, device)
+    }
+
+    fn any_client<R>(
         &self,
         loaded: &Loaded<R>,
         table: &str,
