@@ -153,7 +153,8 @@ impl<J: Clone> Core<J> {
         let backoff = Backoff::new(self.policy.retry.0, self.policy.retry.1, Duration::ZERO);
         self.arrivals += 1;
         let age = self.arrivals;
-        self.places[place] = Some(Place { job: job.clone(), phase: Phase::Running, backoff, refusals: 0, age });
+        self.places[place] =
+            Some(Place { job: job.clone(), phase: Phase::Running, backoff, refusals: 0, age });
         Ok(Action::Run { place, job })
     }
 

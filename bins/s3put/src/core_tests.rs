@@ -132,7 +132,9 @@ fn simulation() {
                         assert!(!running.iter().any(|(p, j)| *p == place || *j == job), "seed {seed}");
                         running.push((place, job));
                     }
-                    Action::Ack(job) | Action::DeadLetter(job, _) => assert!(ended.insert(job), "seed {seed}: {job} twice"),
+                    Action::Ack(job) | Action::DeadLetter(job, _) => {
+                        assert!(ended.insert(job), "seed {seed}: {job} twice")
+                    }
                 }
             }
             assert!(c.busy() <= workers && c.running() == running.len(), "seed {seed}");

@@ -84,8 +84,14 @@ impl Template {
         if parts.iter().all(|p| matches!(p, Part::Literal(_))) {
             return Err("expected at least one {variable}: every message would get the same key".into());
         }
-        if text.starts_with('/') || text.ends_with('/') || text.contains("//") || text.chars().any(char::is_control) {
-            return Err("expected no empty segment (no / at either end, no //) and no control character".into());
+        if text.starts_with('/')
+            || text.ends_with('/')
+            || text.contains("//")
+            || text.chars().any(char::is_control)
+        {
+            return Err(
+                "expected no empty segment (no / at either end, no //) and no control character".into()
+            );
         }
         if text.split('/').any(|segment| segment == "." || segment == "..") {
             return Err("expected no segment . or ..".into());
@@ -101,7 +107,14 @@ impl Template {
     /// Whether different messages usually get different keys.
     pub fn tells_messages_apart(&self) -> bool {
         self.0.iter().any(|part| {
-            matches!(part, Part::Id | Part::Sha256(_) | Part::Property(_) | Part::Received(TimePart::Stamp) | Part::Time(TimePart::Stamp))
+            matches!(
+                part,
+                Part::Id
+                    | Part::Sha256(_)
+                    | Part::Property(_)
+                    | Part::Received(TimePart::Stamp)
+                    | Part::Time(TimePart::Stamp)
+            )
         })
     }
 
@@ -154,17 +167,22 @@ fn variable(name: &str) -> Result<Part, String> {
     if let Some(part) = name.strip_prefix("received-").and_then(time) {
         return Ok(Part::Received(part));
     }
-    let (base, argument) = name.split_once(':').map_or((name, None), |(base, argument)| (base, Some(argument)));
-    let number = |max: usize| argument.and_then(|a| a.parse::<usize>().ok()).filter(|n| (1..=max).contains(n));
+    let (base, argument) =
+        name.split_once(':').map_or((name, None), |(base, argument)| (base, Some(argument)));
+    let number =
+        |max: usize| argument.and_then(|a| a.parse::<usize>().ok()).filter(|n| (1..=max).contains(n));
     match (base, argument) {
         ("topic", None) => Ok(Part::Topic),
-        ("topic", Some(_)) => number(64).map(Part::TopicLevel).ok_or("expected {topic:1} to {topic:64}".into()),
+        ("topic", Some(_)) => {
+            number(64).map(Part::TopicLevel).ok_or("expected {topic:1} to {topic:64}".into())
+        }
         ("id", None) => Ok(Part::Id),
         ("ext", None) => Ok(Part::Ext),
         ("sha256", None) => Ok(Part::Sha256(64)),
-        ("sha256", Some(_)) => {
-            number(64).filter(|n| *n >= 16).map(Part::Sha256).ok_or("expected {sha256:16} to {sha256:64}".into())
-        }
+        ("sha256", Some(_)) => number(64)
+            .filter(|n| *n >= 16)
+            .map(Part::Sha256)
+            .ok_or("expected {sha256:16} to {sha256:64}".into()),
         ("property", Some(property)) if !property.is_empty() => Ok(Part::Property(property.to_owned())),
         _ => Err(format!(
             "expected {{topic}}, {{topic:N}}, {{date}}, {{year}}, {{month}}, {{day}}, {{hour}}, {{time}}, {{id}}, {{sha256}}, \
@@ -200,7 +218,12 @@ fn put(key: &mut String, part: &Part, facts: &Facts<'_>) -> Result<(), String> {
             }
         }
         Part::TopicLevel(n) => match message.topic.split('/').nth(n - 1) {
-            None => return Err(format!("the topic {:?} has no level {n}, which the key template asks for", message.topic)),
+            None => {
+                return Err(format!(
+                    "the topic {:?} has no level {n}, which the key template asks for",
+                    message.topic
+                ));
+            }
             Some("") => key.push('_'),
             Some(level) => encode(key, level, "topic")?,
         },
@@ -226,7 +249,11 @@ fn put(key: &mut String, part: &Part, facts: &Facts<'_>) -> Result<(), String> {
         Part::Ext => key.push_str(facts.ext),
         Part::Property(name) => match property(message, name) {
             Some(value) => encode(key, value, "property")?,
-            None => return Err(format!("the message has no user property {name:?}, which the key template asks for")),
+            None => {
+                return Err(format!(
+                    "the message has no user property {name:?}, which the key template asks for"
+                ));
+            }
         },
     }
     Ok(())
@@ -243,7 +270,11 @@ fn put_time(key: &mut String, at: OffsetDateTime, part: TimePart) {
         TimePart::Day => write!(key, "{day:02}"),
         TimePart::Hour => write!(key, "{hour:02}"),
         TimePart::Stamp => {
-            write!(key, "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{:03}Z", at.millisecond())
+            write!(
+                key,
+                "{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{:03}Z",
+                at.millisecond()
+            )
         }
     };
 }
@@ -310,7 +341,8 @@ mod tests {
 
     #[test]
     fn what_can_be_no_key_is_refused() {
-        let refused = |topic: &str, user: &[(&str, &str)]| key("{topic}/{id}", &message(topic, user), 0).unwrap_err();
+        let refused =
+            |topic: &str, user: &[(&str, &str)]| key("{topic}/{id}", &message(topic, user), 0).unwrap_err();
         assert!(refused("a/../b", &[]).contains(".."));
         assert!(refused("a", &[("id", "..")]).contains(".."));
         assert!(refused("a", &[("id", "x\u{7}")]).contains("control"));
@@ -323,7 +355,23 @@ mod tests {
 
     #[test]
     fn what_is_no_template_is_refused() {
-        for bad in ["", "x", "{", "}", "{x}", "{topic", "/{id}", "{id}/", "a//{id}", "../{id}", "{id}/./x", "{topic:0}", "{sha256:8}", "{property:}", "{id}\n"] {
+        for bad in [
+            "",
+            "x",
+            "{",
+            "}",
+            "{x}",
+            "{topic",
+            "/{id}",
+            "{id}/",
+            "a//{id}",
+            "../{id}",
+            "{id}/./x",
+            "{topic:0}",
+            "{sha256:8}",
+            "{property:}",
+            "{id}\n",
+        ] {
             assert!(Template::parse(bad).is_err(), "{bad:?}");
         }
     }
@@ -336,7 +384,9 @@ mod tests {
         let mut seen = std::collections::HashMap::new();
         for round in 0..5000 {
             let text = |rng: &mut fastrand::Rng| -> String {
-                (0..rng.usize(1..6)).map(|_| *rng.choice(&['/', '.', 'a', '%', 'ü', '\0', '2', ' ', '\u{202e}']).unwrap()).collect()
+                (0..rng.usize(1..6))
+                    .map(|_| *rng.choice(&['/', '.', 'a', '%', 'ü', '\0', '2', ' ', '\u{202e}']).unwrap())
+                    .collect()
             };
             let (topic, id) = (text(&mut rng), text(&mut rng));
             if let Ok(key) = key("{topic:1}/{id}", &message(&topic, &[("id", &id)]), 0) {

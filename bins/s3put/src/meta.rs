@@ -40,7 +40,8 @@ pub fn content_type(message: &Message, rules: &[TypeRule]) -> String {
 
 /// Whether `text` can stand in a Content-Type header.
 pub fn is_type(text: &str) -> bool {
-    let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
+    let token =
+        |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b));
     let essence = text.split(';').next().unwrap_or("").trim();
     text.len() <= TYPE_BYTES_MAX
         && text.bytes().all(|b| (b' '..=b'~').contains(&b))
@@ -205,7 +206,12 @@ pub fn rfc3339(unix_ms: u64) -> String {
     let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let (hour, minute, second) = at.to_hms();
     let month = u8::from(at.month());
-    format!("{:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", at.year(), at.day(), at.millisecond())
+    format!(
+        "{:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        at.year(),
+        at.day(),
+        at.millisecond()
+    )
 }
 
 #[cfg(test)]
@@ -243,7 +249,14 @@ mod tests {
     #[test]
     fn headers_are_ascii_and_fit() {
         let long = "v".repeat(1500);
-        let r = record(&[("id", "7"), ("Größe", "zwölf"), ("time", "2026-01-01T00:00:00Z"), ("long", &long), ("long2", &long), ("z", " x")]);
+        let r = record(&[
+            ("id", "7"),
+            ("Größe", "zwölf"),
+            ("time", "2026-01-01T00:00:00Z"),
+            ("long", &long),
+            ("long2", &long),
+            ("z", " x"),
+        ]);
         let headers = headers(&r, &Listed::All, METADATA_BYTES_MAX);
         assert!(!headers.complete);
         let size: usize = headers.list.iter().map(|(n, v)| n.len() + v.len()).sum();
@@ -262,7 +275,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_everything() {
         let r = record(&[("a", "1"), ("b", "2"), ("a", "3"), ("a", "4")]);
-        let value: Value = serde_json::from_slice(&sidecar(&r, "k", "t/t", "abc", 1_767_225_601_000)).unwrap();
+        let value: Value =
+            serde_json::from_slice(&sidecar(&r, "k", "t/t", "abc", 1_767_225_601_000)).unwrap();
         assert_eq!(value["properties"], json!({"a": ["1", "3", "4"], "b": "2"}));
         assert_eq!(value["received"], "2026-01-01T00:00:00.123Z");
         assert_eq!(value["stored"], "2026-01-01T00:00:01.000Z");

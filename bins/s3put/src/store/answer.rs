@@ -49,17 +49,26 @@ pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
     let refused = |why: String| Verdict::Other(Outcome::Refused(format!("{bucket}: {why}")));
     match (answer.status, code) {
         (200 | 201 | 204, _) => match &answer.checksum {
-            Some(other) if other != checksum => refused(format!("the server says it stored other content ({other})")),
+            Some(other) if other != checksum => {
+                refused(format!("the server says it stored other content ({other})"))
+            }
             _ => Verdict::Stored,
         },
         (412, _) => Verdict::Exists,
-        (_, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidAccessKeyId" | "InvalidToken") => {
-            Verdict::Credentials(text)
-        }
-        (301 | 302 | 307 | 308, _) | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+        (
+            _,
+            "ExpiredToken"
+            | "ExpiredTokenException"
+            | "TokenRefreshRequired"
+            | "InvalidAccessKeyId"
+            | "InvalidToken",
+        ) => Verdict::Credentials(text),
+        (301 | 302 | 307 | 308, _)
+        | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             hold(wrong_region(answer, &text))
         }
-        (429 | 500 | 502..=599, _) | (_, "SlowDown" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict") => {
+        (429 | 500 | 502..=599, _)
+        | (_, "SlowDown" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict") => {
             retry(text)
         }
         // A clock that is off was corrected before this is asked; once more is worth it.
@@ -70,8 +79,12 @@ pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
         (409, _) => retry(text),
         (404, "NoSuchBucket") => hold(format!("{text}: make the bucket, or correct target.to")),
         (404 | 405, _) => hold(format!("{text}: is target.endpoint an S3 server, and path-style right?")),
-        (401 | 403, "SignatureDoesNotMatch") => hold(format!("{text}: is the secret key right, and the region?")),
-        (401 | 403, _) => hold(format!("{text}: the credentials need s3:PutObject on this bucket and prefix")),
+        (401 | 403, "SignatureDoesNotMatch") => {
+            hold(format!("{text}: is the secret key right, and the region?"))
+        }
+        (401 | 403, _) => {
+            hold(format!("{text}: the credentials need s3:PutObject on this bucket and prefix"))
+        }
         (400, "InvalidBucketName" | "InvalidRegion" | "InvalidSecurity") => hold(text),
         (407, _) => hold(format!("{text}: the proxy (HTTPS_PROXY) wants a login")),
         (300..=499, _) => refused(text),

@@ -88,15 +88,23 @@ impl Dir {
     fn try_put(&self, object: &Object<'_>) -> Result<Outcome, Trouble> {
         let (folders, name) = object.key.rsplit_once('/').unwrap_or(("", object.key));
         let sidecar_key = sidecar_key(name);
-        if object.key.split('/').any(|segment| segment.starts_with(TEMPORARY)) {
-            return Err(Trouble::Object(format!("the key {:?} has a segment of the kind reserved for temporary files", object.key)));
+        // Keys are checked before they come here; this is the last line of defence.
+        if let Some(bad) =
+            object.key.split('/').find(|s| matches!(*s, "." | "..") || s.starts_with(TEMPORARY))
+        {
+            return Err(Trouble::Object(format!(
+                "the key {:?} has the segment {bad:?}, which no object can have",
+                object.key
+            )));
         }
-        // One byte less than the system's bound for a name must be left for nothing: 255 is allowed.
         if let Some(long) = object.key.split('/').chain([sidecar_key.as_str()]).find(|s| s.len() > 255) {
-            return Err(Trouble::Object(format!("the key's segment {long:?} (with .json for the sidecar) is longer than the 255 bytes a file's name can have")));
+            return Err(Trouble::Object(format!(
+                "the key's segment {long:?} (with .json for the sidecar) is longer than the 255 bytes a file's name can have"
+            )));
         }
         let folder = self.open_folder(folders)?;
-        let differs = |key: &str| Outcome::Dead(format!("{key} exists in {} with other content", self.root.display()));
+        let differs =
+            |key: &str| Outcome::Dead(format!("{key} exists in {} with other content", self.root.display()));
         if let Some(same) = same_content(&folder, name, object.body)? {
             if !same {
                 return Ok(differs(object.key));
@@ -123,18 +131,17 @@ impl Dir {
     fn open_folder(&self, path: &str) -> Result<OwnedFd, Trouble> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let root = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-        let mut folder = rustix::fs::open(&self.root, root, Mode::empty()).map_err(|e| target("can't open the folder", e))?;
+        let mut folder = rustix::fs::open(&self.root, root, Mode::empty())
+            .map_err(|e| target("can't open the folder", e))?;
         for segment in path.split('/').filter(|s| !s.is_empty()) {
-            // Keys are checked before; this is the last line of defence.
-            if matches!(segment, "." | "..") {
-                return Err(Trouble::Object(format!("the key's segment {segment:?} would leave the folder")));
-            }
             let next = match rustix::fs::openat(&folder, segment, flags, Mode::empty()) {
                 Err(Errno::NOENT) => {
                     match rustix::fs::mkdirat(&folder, segment, Mode::from_raw_mode(0o755)) {
                         Ok(()) => sync(&folder)?,
                         Err(Errno::EXIST) => {}
-                        Err(error) => return Err(target(format_args!("can't make the folder {segment:?}"), error)),
+                        Err(error) => {
+                            return Err(target(format_args!("can't make the folder {segment:?}"), error));
+                        }
                     }
                     rustix::fs::openat(&folder, segment, flags, Mode::empty())
                 }
@@ -143,9 +150,13 @@ impl Dir {
             folder = match next {
                 Ok(next) => next,
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    return Err(Trouble::Object(format!("{path:?}: {segment:?} is there already and is no folder")));
+                    return Err(Trouble::Object(format!(
+                        "{path:?}: {segment:?} is there already and is no folder"
+                    )));
                 }
-                Err(error) => return Err(target(format_args!("can't open the folder {segment:?} of {path:?}"), error)),
+                Err(error) => {
+                    return Err(target(format_args!("can't open the folder {segment:?} of {path:?}"), error));
+                }
             };
         }
         Ok(folder)
@@ -177,7 +188,8 @@ impl Dir {
     fn write_temporary(&self, folder: &OwnedFd, name: &str, bytes: &[u8]) -> Result<(), Trouble> {
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(self.mode);
-        let file = rustix::fs::openat(folder, name, flags, mode).map_err(|e| target("can't create a file", e))?;
+        let file =
+            rustix::fs::openat(folder, name, flags, mode).map_err(|e| target("can't create a file", e))?;
         let mut file = File::from(file);
         file.write_all(bytes).map_err(|e| target(format_args!("can't write {} bytes", bytes.len()), e))?;
         file.sync_all().map_err(|e| target("can't sync a file", e))

@@ -31,7 +31,8 @@ const NEW: Outcome = Outcome::Stored { already: false };
 const AGAIN: Outcome = Outcome::Stored { already: true };
 
 fn names(path: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

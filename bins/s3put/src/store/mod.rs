@@ -6,6 +6,8 @@
 pub mod answer;
 pub mod dir;
 pub mod s3;
+#[cfg(test)]
+pub mod script;
 
 use crate::core::Outcome;
 use crate::meta::Headers;

@@ -16,8 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use edge::aws::credentials::{ChainConfig, Credentials, Provider};
 use edge::aws::s3::{Bucket, ErrorBody};
+use edge::aws::sha256_hex;
 use edge::aws::sigv4::{self, Scope, amz_date};
-use edge::aws::{sha256_hex, tls};
 use edge::http::date;
 use ureq::http::Response;
 use ureq::{Agent, Body};
@@ -104,7 +104,14 @@ impl S3 {
             .new_agent();
         let provider = Provider::new(settings.chain);
         let (skew_s, corrections) = (AtomicI64::new(0), AtomicU64::new(0));
-        Self { bucket: settings.bucket, conditional: settings.conditional, agent, provider, skew_s, corrections }
+        Self {
+            bucket: settings.bucket,
+            conditional: settings.conditional,
+            agent,
+            provider,
+            skew_s,
+            corrections,
+        }
     }
 
     /// `s3://bucket (https://host, region)`.
@@ -129,7 +136,8 @@ impl S3 {
                 Verdict::Other(outcome) => return outcome,
             }
         }
-        match self.put_one(object.key, object.body, object.sha256, object.content_type, &object.headers.list) {
+        match self.put_one(object.key, object.body, object.sha256, object.content_type, &object.headers.list)
+        {
             Verdict::Stored => Outcome::Stored { already: false },
             Verdict::Exists => self.compare(object),
             Verdict::Credentials(why) => Outcome::Hold(why),
@@ -138,9 +146,17 @@ impl S3 {
     }
 
     /// One object, up to three times at once: again after the clock was corrected, and again with new credentials.
-    fn put_one(&self, key: &str, body: &[u8], sha256: &str, content_type: &str, meta: &[(String, String)]) -> Verdict {
+    fn put_one(
+        &self,
+        key: &str,
+        body: &[u8],
+        sha256: &str,
+        content_type: &str,
+        meta: &[(String, String)],
+    ) -> Verdict {
         let checksum = checksum(sha256);
-        let mut headers: Vec<(&str, &str)> = vec![("content-type", content_type), ("x-amz-checksum-sha256", &checksum)];
+        let mut headers: Vec<(&str, &str)> =
+            vec![("content-type", content_type), ("x-amz-checksum-sha256", &checksum)];
         if self.conditional {
             headers.push(("if-none-match", "*"));
         }
@@ -165,7 +181,10 @@ impl S3 {
                     renewed = true;
                 }
                 Verdict::Credentials(why) => {
-                    return Verdict::Credentials(format!("{name}: {why}, also with credentials fetched anew from {}", credentials.source));
+                    return Verdict::Credentials(format!(
+                        "{name}: {why}, also with credentials fetched anew from {}",
+                        credentials.source
+                    ));
                 }
                 verdict => return verdict,
             }
@@ -175,7 +194,8 @@ impl S3 {
     /// What stands under the key already: the same?
     fn compare(&self, object: &Object<'_>) -> Outcome {
         let (key, name) = (object.key, format!("s3://{}/{}", self.bucket.name, object.key));
-        let response = match self.send("HEAD", key, &[("x-amz-checksum-mode", "ENABLED")], &[], EMPTY_SHA256) {
+        let response = match self.send("HEAD", key, &[("x-amz-checksum-mode", "ENABLED")], &[], EMPTY_SHA256)
+        {
             Ok((response, _)) => response,
             Err(failure) => return failure.outcome(&name),
         };
@@ -192,13 +212,18 @@ impl S3 {
             // Deleted in between, or something passing.
             status => return Outcome::Retry(format!("{name}: HEAD answers {status}")),
         }
-        if header(&response, "content-length").and_then(|l| l.parse().ok()) != Some(object.body.len() as u64) {
+        if header(&response, "content-length").and_then(|l| l.parse().ok()) != Some(object.body.len() as u64)
+        {
             return differs();
         }
         match header(&response, "x-amz-checksum-sha256") {
             // A checksum with a dash is one of a multipart upload: over its parts, not its content.
             Some(theirs) if !theirs.contains('-') => {
-                if theirs == checksum(object.sha256) { Outcome::Stored { already: true } } else { differs() }
+                if theirs == checksum(object.sha256) {
+                    Outcome::Stored { already: true }
+                } else {
+                    differs()
+                }
             }
             _ => match self.hash_of(key) {
                 Ok(theirs) if theirs == object.sha256 => Outcome::Stored { already: true },
@@ -227,17 +252,30 @@ impl S3 {
     }
 
     /// Signs and sends one request.
-    fn send(&self, method: &str, key: &str, headers: &[(&str, &str)], body: &[u8], sha256: &str) -> Result<(Response<Body>, std::sync::Arc<Credentials>), Failure> {
+    fn send(
+        &self,
+        method: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        sha256: &str,
+    ) -> Result<(Response<Body>, std::sync::Arc<Credentials>), Failure> {
         let now_s = unix_s() + self.skew_s();
-        let credentials = self.provider.get(now_s).map_err(|error| Failure::Credentials(error.to_string()))?;
+        let credentials =
+            self.provider.get(now_s).map_err(|error| Failure::Credentials(error.to_string()))?;
         let (path, date) = (self.bucket.path(key), amz_date(now_s));
         let mut signed: Vec<(&str, &str)> = headers.to_vec();
-        signed.extend([("host", self.bucket.host()), ("x-amz-content-sha256", sha256), ("x-amz-date", &date)]);
+        signed.extend([
+            ("host", self.bucket.host()),
+            ("x-amz-content-sha256", sha256),
+            ("x-amz-date", &date),
+        ]);
         if let Some(token) = &credentials.token {
             signed.push(("x-amz-security-token", token.expose()));
         }
         let scope = Scope { region: &self.bucket.region, service: "s3" };
-        let request = sigv4::Request { method, path: &path, query: &[], headers: &signed, payload_sha256: sha256 };
+        let request =
+            sigv4::Request { method, path: &path, query: &[], headers: &signed, payload_sha256: sha256 };
         let authorization = sigv4::authorization(&request, scope, &credentials, &date);
         let mut request = ureq::http::Request::builder().method(method).uri(self.bucket.url(&path));
         for (name, value) in signed {
@@ -254,7 +292,9 @@ impl S3 {
         };
         match result {
             Ok(response) => Ok((response, credentials)),
-            Err(error) => Err(Failure::Network(format!("{method} to {}: {}", self.bucket.origin(), explain(&error)))),
+            Err(error) => {
+                Err(Failure::Network(format!("{method} to {}: {}", self.bucket.origin(), explain(&error))))
+            }
         }
     }
 
@@ -282,13 +322,17 @@ impl S3 {
 
 fn unix_s() -> i64 {
     // Before 1970 there is no clock to speak of: the server's will be followed.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX / 2))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX / 2))
 }
 
 /// Hexadecimal to base64, which is how the checksum header has it.
 fn checksum(sha256_hex: &str) -> String {
     let digits = sha256_hex.as_bytes().chunks_exact(2);
-    let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()).unwrap_or(0);
+    let byte = |pair: &[u8]| {
+        std::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok()).unwrap_or(0)
+    };
     STANDARD.encode(digits.map(byte).collect::<Vec<u8>>())
 }
 
@@ -315,11 +359,5 @@ fn explain(error: &ureq::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_checksum_in_base64() {
-        assert_eq!(checksum(EMPTY_SHA256), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
-    }
-}
+#[path = "s3_tests.rs"]
+mod tests;
