@@ -1,5 +1,7 @@
 //! `edge::mqtt::Client` against a real mosquitto, in both protocol versions.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is meant to panic")]
+
 mod common;
 
 use std::{

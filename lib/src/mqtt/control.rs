@@ -292,6 +292,15 @@ pub(crate) fn decode_disconnect(frame: wire::Frame<'_>) -> Result<(u8, Option<St
     Ok((p.reason_code().map_or(0, |code| code as u8), text))
 }
 
+/// The Session Expiry Interval of a DISCONNECT that `decode_disconnect` took.
+pub(crate) fn disconnect_expiry(frame: wire::Frame<'_>) -> Option<u32> {
+    let (p, _) = v5_0::Disconnect::parse(frame.body).ok()?;
+    p.props.iter().flatten().find_map(|prop| match prop {
+        Property::SessionExpiryInterval(v) => Some(v.val()),
+        _ => None,
+    })
+}
+
 /// A DISCONNECT; without reason it has no body, which both versions understand.
 pub(crate) fn encode_disconnect(out: &mut Vec<u8>, version: Version, reason: u8) {
     let known = DisconnectReasonCode::try_from(reason).is_ok();

@@ -24,6 +24,8 @@ mod client;
 mod control;
 pub mod endpoint;
 mod event;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ingest;
 mod reason;
 mod session;

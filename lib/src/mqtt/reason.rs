@@ -79,6 +79,18 @@ pub(crate) fn from_return_code(code: u8) -> u8 {
     }
 }
 
+/// The return code of 3.1.1 that comes closest to a reason (MQTT 3.1.1, 3.2.2.3).
+pub(crate) fn to_return_code(reason: u8) -> u8 {
+    match reason {
+        0x00 => 0,
+        0x84 => 1,
+        0x85 => 2,
+        0x86 => 4,
+        0x87 | 0x8a | 0x8c => 5,
+        _ => 3,
+    }
+}
+
 /// `0x87 not authorized: check …`, with what the server added.
 pub(crate) fn describe(code: u8, from_server: Option<&str>) -> String {
     let mut text = format!("{} (0x{code:02X})", reason_text(code));

@@ -456,13 +456,11 @@ impl Session {
             return Ok(());
         }
         match self.ping_sent {
-            Some(since) if !self.paused => {
-                if now >= since + self.cfg.ping_timeout {
-                    let reason =
-                        format!("no answer to a ping within {} s", self.cfg.ping_timeout.as_secs_f32());
-                    return Err(Fault { kind: DisconnectKind::Timeout, reason });
-                }
+            Some(since) if !self.paused && now >= since + self.cfg.ping_timeout => {
+                let reason = format!("no answer to a ping within {} s", self.cfg.ping_timeout.as_secs_f32());
+                return Err(Fault { kind: DisconnectKind::Timeout, reason });
             }
+            Some(_) if !self.paused => {}
             _ if self.ping_due().is_some_and(|due| now >= due) => {
                 self.out.vec().extend_from_slice(&[kind::PINGREQ << 4, 0]);
                 self.ping_sent = Some(now);

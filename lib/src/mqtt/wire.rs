@@ -56,6 +56,7 @@ pub(crate) mod kind {
     pub(crate) const SUBSCRIBE: u8 = 8;
     pub(crate) const SUBACK: u8 = 9;
     pub(crate) const UNSUBSCRIBE: u8 = 10;
+    pub(crate) const UNSUBACK: u8 = 11;
     pub(crate) const PINGREQ: u8 = 12;
     pub(crate) const PINGRESP: u8 = 13;
     pub(crate) const DISCONNECT: u8 = 14;
@@ -276,6 +277,26 @@ fn put_properties(out: &mut Vec<u8>, p: &Properties) {
 fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
     out.extend_from_slice(bytes);
+}
+
+/// A whole packet of a small body.
+pub(crate) fn put_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+    out.push(first);
+    put_variable(out, body.len() as u32);
+    out.extend_from_slice(body);
+}
+
+/// A block of properties with this Reason String, or with nothing.
+pub(crate) fn reason_string(text: &str) -> Vec<u8> {
+    let mut block = Vec::with_capacity(text.len() + 5);
+    if text.is_empty() {
+        block.push(0);
+    } else {
+        put_variable(&mut block, text.len() as u32 + 3);
+        block.push(id::REASON_STRING);
+        put_binary(&mut block, text.as_bytes());
+    }
+    block
 }
 
 /// Takes fields from the front of a packet.

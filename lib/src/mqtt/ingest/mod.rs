@@ -9,16 +9,23 @@
 //! A will is published (as [`IngestEvent::Publish`] with `pid: None`) when the client goes without DISCONNECT, or
 //! with reason 0x04. The Will Delay Interval is treated as 0, which the specification allows when the session
 //! ends, and which is the safe side for a status topic.
+//! With `shutdown` wills are not published: the clients find their way back.
+//!
+//! Sessions: an id is known for as long as its Session Expiry says, and as long as this process lives; beyond that the
+//! held set of the daemon is what answers session-present. No Receive Maximum is announced: a client with
+//! `max_unacked` unanswered messages is not read until the daemon answers.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+pub(crate) mod peer;
+mod port;
+mod users;
 
-use mio::{Registry, Token, event::Event};
+use std::time::Duration;
 
 use super::{Message, Version};
 use crate::tls;
+
+pub use port::Ingest;
+pub use users::Users;
 
 /// One client connection; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +42,7 @@ pub struct IngestConfig {
     pub max_packet_bytes: u32,
     /// QoS 1 and 2 messages of one client without acknowledgement; at the bound its socket is not read.
     pub max_unacked: usize,
-    /// Output buffer of one client in bytes; a client that does not read its acknowledgements is cut at the bound.
+    /// Output buffer of one client in bytes; a client that does not read its acknowledgements is not read either.
     pub out_buffer_bytes: usize,
     /// Longest time from the TCP connection to a complete CONNECT (TLS included).
     pub connect_timeout: Duration,
@@ -59,20 +66,6 @@ impl IngestConfig {
             users: None,
             tls: None,
         }
-    }
-}
-
-/// User names and passwords of the port.
-#[derive(Debug, Clone, Default)]
-pub struct Users {}
-
-impl Users {
-    /// Reads a file of `name:password` lines, the password in clear or as `mosquitto_passwd` writes it (`$7$…`).
-    ///
-    /// # Errors
-    /// Names the file and the line.
-    pub fn load(_path: &std::path::Path) -> Result<Users, Error> {
-        Ok(Users {})
     }
 }
 
@@ -159,95 +152,4 @@ pub enum IngestEvent {
         /// For people.
         reason: String,
     },
-}
-
-/// The port and all its clients.
-#[derive(Debug)]
-pub struct Ingest {
-    cfg: IngestConfig,
-}
-
-impl Ingest {
-    /// Listens. Connections are accepted once [`Ingest::register`] was called.
-    ///
-    /// # Errors
-    /// [`Error::InUse`] and [`Error::Listen`] name the address and what to do.
-    pub fn bind(cfg: IngestConfig) -> Result<Ingest, Error> {
-        Ok(Ingest { cfg })
-    }
-
-    /// Registers the listener in the daemon's poll.
-    ///
-    /// # Errors
-    /// What epoll says.
-    pub fn register(&mut self, _registry: &Registry, _listener: Token) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    /// The address in use (with the port that the system chose for port 0).
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn local_addr(&self) -> std::io::Result<std::net::SocketAddr> {
-        Err(std::io::ErrorKind::NotFound.into())
-    }
-
-    /// The configuration it runs with.
-    #[must_use]
-    pub fn config(&self) -> &IngestConfig {
-        &self.cfg
-    }
-
-    /// Whether `token` is the listener or one of its clients.
-    #[must_use]
-    pub fn owns(&self, _token: Token) -> bool {
-        false
-    }
-
-    /// To be called for each event of an owned token.
-    pub fn ready(&mut self, _registry: &Registry, _event: &Event, _now: Instant) {}
-
-    /// To be called when `deadline` has passed.
-    pub fn timer(&mut self, _registry: &Registry, _now: Instant) {}
-
-    /// When `timer` wants to be called; in the past while work is left.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The next event, in order per client.
-    pub fn next_event(&mut self) -> Option<IngestEvent> {
-        None
-    }
-
-    /// Writes what was queued. To be called once at the end of each turn of the loop.
-    pub fn flush(&mut self, _registry: &Registry, _now: Instant) {}
-
-    /// Answers [`IngestEvent::Connect`]. `held` are the QoS 2 ids of the source that are durable and not released;
-    /// their duplicates are answered here. CONNACK says session-present when the client did not ask for a
-    /// clean start and `held` is not empty or the session is known from before in this process.
-    pub fn accept(&mut self, _conn: ConnId, _held: HashSet<u16>, _now: Instant) {}
-
-    /// Acknowledges QoS 1. Unknown connections are ignored here and below: the client sends again.
-    pub fn puback(&mut self, _conn: ConnId, _pid: u16, _reason: u8) {}
-
-    /// Acknowledges the receipt of QoS 2; the id counts as held from now on (reason < 0x80).
-    pub fn pubrec(&mut self, _conn: ConnId, _pid: u16, _reason: u8) {}
-
-    /// Completes QoS 2 after the PUBREL was made durable.
-    pub fn pubcomp(&mut self, _conn: ConnId, _pid: u16) {}
-
-    /// Back-pressure: while `true` no client is read (new ones are still accepted up to CONNECT).
-    pub fn pause_reading(&mut self, _pause: bool) {}
-
-    /// Connected clients.
-    #[must_use]
-    pub fn clients(&self) -> usize {
-        0
-    }
-
-    /// Stops listening and sends DISCONNECT "server shutting down" (0x8B) to all. Wills are not published then.
-    /// Call `flush` after it.
-    pub fn shutdown(&mut self, _registry: &Registry, _now: Instant) {}
 }
