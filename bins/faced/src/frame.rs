@@ -176,27 +176,43 @@ impl Layout {
         Ok(Layout { format, width, height, matrix, planes, bytes })
     }
 
-    /// The layout GStreamer uses when buffers carry no other: rows rounded up to 4 bytes, heights of subsampled
-    /// formats to even rows (`gst_video_info_set_format`).
+    /// The layout GStreamer uses when buffers carry no other (`gst_video_info_set_format`): rows rounded up to 4 bytes,
+    /// luma heights of subsampled formats to even rows. Odd sizes are allowed.
     ///
     /// # Errors
-    /// As [`Layout::packed`].
+    /// [`FrameError::Size`].
     pub fn gstreamer(format: Format, width: u32, height: u32, matrix: Matrix) -> Result<Layout, FrameError> {
-        check_size(format, width, height)?;
+        // The next even size passes the check of `packed` whenever this size would.
+        let even = |n: u32| n.next_multiple_of(2);
+        check_size(format, even(width), even(height))?;
+        check_size(Format::Grey, width, height)?;
         let (w, h) = (width as usize, height as usize);
-        let mut layout = match format {
-            Format::Yuyv => Layout::packed(format, width, height, round_up(w * 2, 4), matrix)?,
-            Format::Rgb => Layout::packed(format, width, height, round_up(w * 3, 4), matrix)?,
-            _ => Layout::packed(format, width, height, round_up(w, 4), matrix)?,
+        let row = match format {
+            Format::Yuyv => round_up(w, 2) * 2,
+            Format::Rgb | Format::Ycc => w * 3,
+            _ => w,
         };
-        if format == Format::I420 {
-            let luma = round_up(w, 4) * h;
-            let stride = round_up(w / 2, 4);
-            layout.planes[1] = plane(luma, stride, 1, 1, 1);
-            layout.planes[2] = plane(luma + stride * (h / 2), stride, 1, 1, 1);
-            layout.bytes = luma + stride * h;
-        }
-        Ok(layout)
+        let stride = round_up(row, 4);
+        let luma = stride * round_up(h, 2);
+        let rows = h.div_ceil(2);
+        let first = |step| plane(0, stride, step, 0, 0);
+        let (planes, bytes) = match format {
+            Format::I420 => {
+                let half = round_up(w.div_ceil(2), 4);
+                let chroma = |n| plane(luma + n, half, 1, 1, 1);
+                ([first(1), chroma(0), chroma(half * rows)], luma + 2 * half * rows)
+            }
+            Format::Nv12 => {
+                let chroma = |n| plane(luma + n, stride, 2, 1, 1);
+                ([first(1), chroma(0), chroma(1)], luma + stride * rows)
+            }
+            Format::Yuyv => ([first(2), plane(1, stride, 4, 1, 0), plane(3, stride, 4, 1, 0)], stride * h),
+            Format::Rgb | Format::Ycc => {
+                ([first(3), plane(1, stride, 3, 0, 0), plane(2, stride, 3, 0, 0)], stride * h)
+            }
+            Format::Grey | Format::Mjpg => ([first(1); 3], stride * h),
+        };
+        Ok(Layout { format, width, height, matrix, planes, bytes })
     }
 }
 
@@ -316,6 +332,11 @@ mod tests {
         assert_eq!(layout.planes[2].offset, 484 * 270 + 244 * 135);
         assert_eq!(layout.bytes, 484 * 270 + 244 * 270);
         assert_eq!(Layout::gstreamer(Format::Rgb, 5, 2, Matrix::Bt601).unwrap().planes[0].stride, 16);
+        // Odd: 5 x 3 has luma rows of 8, four of them, then two rows of 4 for each chroma plane.
+        let layout = Layout::gstreamer(Format::I420, 5, 3, Matrix::Bt601).unwrap();
+        assert_eq!((layout.planes[1].offset, layout.planes[2].offset, layout.bytes), (32, 40, 48));
+        let data = [0; 48];
+        assert_eq!(View::new(&layout, &data).unwrap().sample(2, 4, 2), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! ends when its face was not seen for `gap_ms` of the camera's clock. Invariant: a track yields at most one crop.
 //! Never: looks at a clock, keeps more than one crop a track, or more than `tracks_max` tracks.
 
-use crate::detect::{Detection, Score};
+use crate::detect::{Box2, Detection, Score};
 
 /// What tracking goes by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,6 +95,13 @@ impl<C> Tracker<C> {
     #[must_use]
     pub fn alive(&self) -> usize {
         self.tracks.len()
+    }
+
+    /// The track whose last box is `bbox`: its number, hits and length in ms.
+    #[must_use]
+    pub fn whose(&self, bbox: &Box2) -> Option<(u64, u32, u64)> {
+        let track = self.tracks.iter().find(|t| t.detection.bbox == *bbox)?;
+        Some((track.number, track.hits, track.last_ms.saturating_sub(track.first_ms)))
     }
 
     /// Nothing changed in the picture until `at_ms`: whoever was seen last is still there.

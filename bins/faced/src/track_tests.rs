@@ -1,7 +1,6 @@
 //! Tracks in simulation: people who walk through a picture, detectors that miss and imagine.
 
 use super::*;
-use crate::detect::Box2;
 
 fn config() -> TrackConfig {
     TrackConfig { iou_min: 0.3, gap_ms: 500, hits_min: 3, publish_after_ms: 0, tracks_max: 32 }
