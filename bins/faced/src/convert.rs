@@ -35,7 +35,7 @@ impl Area {
         }
         let (left, top) = (x.floor().max(0.0), y.floor().max(0.0));
         let (right, bottom) = ((x + w).ceil().min(width as f32), (y + h).ceil().min(height as f32));
-        (right > left && bottom > top).then(|| Area {
+        (right > left && bottom > top).then_some(Area {
             x: left as u32,
             y: top as u32,
             w: (right - left) as u32,

@@ -136,6 +136,7 @@ impl Core {
                 camera,
                 camera_name: c.name.clone(),
                 time_ms: best.time_ms,
+                published_ms: 0,
                 track,
                 detection: best.detection,
                 detector,

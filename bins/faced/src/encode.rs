@@ -107,7 +107,9 @@ mod tests {
     #[test]
     fn a_wrong_buffer_is_refused() {
         let crop = Rgb { width: 10, height: 10, data: vec![0; 299] };
-        assert!(encode(&crop, PictureFormat::Png).unwrap_err().to_string().contains("299 bytes instead of 300"));
+        assert!(
+            encode(&crop, PictureFormat::Png).unwrap_err().to_string().contains("299 bytes instead of 300")
+        );
         let wide = Rgb { width: 70_000, height: 1, data: vec![0; 210_000] };
         assert!(encode(&wide, PictureFormat::Jpeg(90)).is_err());
     }

@@ -29,6 +29,8 @@ pub struct Face {
     pub camera_name: String,
     /// When the frame was read, Unix ms.
     pub time_ms: u64,
+    /// When its picture was chosen and encoded, Unix ms; 0 before.
+    pub published_ms: u64,
     /// Number of the track, unique within camera and process.
     pub track: u64,
     /// Box, score, landmarks.
@@ -69,11 +71,12 @@ fn tenth(v: f32) -> f64 {
 }
 
 impl Face {
-    /// The face with its id: the time in UTC, then 16 hex digits of the SHA-256 over device, camera, time, track, box and
+    /// The face with its id and the time it is published at. The id: the time in UTC, then 16 hex digits of the SHA-256 over device, camera, time, track, box and
     /// payload. Unique among all devices, sorted by time, and a pure function of what is published, so that a message
     /// sent twice has the same one.
     #[must_use]
-    pub fn sealed(mut self, device: &Device, payload: &[u8]) -> Face {
+    pub fn sealed(mut self, device: &Device, payload: &[u8], now_ms: u64) -> Face {
+        self.published_ms = now_ms;
         let mut hash = Sha256::new();
         for part in [device.id.as_bytes(), self.camera_name.as_bytes()] {
             hash.update((part.len() as u64).to_be_bytes());
@@ -99,6 +102,7 @@ impl Face {
             ("device", device.id.clone()),
             ("camera", self.camera_name.clone()),
             ("time", rfc3339_ms(self.time_ms)),
+            ("published", rfc3339_ms(self.published_ms)),
             ("bbox", self.numbers(&self.bbox())),
             ("crop", self.numbers(&self.crop_values())),
             ("frame", format!("{}x{}", self.frame.0, self.frame.1)),
@@ -139,6 +143,7 @@ impl Face {
             "device": device.id,
             "camera": self.camera_name,
             "time": rfc3339_ms(self.time_ms),
+            "published": rfc3339_ms(self.published_ms),
             "bbox": self.bbox(),
             "crop": self.crop_values(),
             "frame": [self.frame.0, self.frame.1],
@@ -230,6 +235,7 @@ mod tests {
             camera: 0,
             camera_name: "door".into(),
             time_ms: 1_795_216_523_045,
+            published_ms: 0,
             track: 7,
             detection: Detection {
                 bbox: Box2 { x: 10.04, y: 20.0, w: 30.26, h: 40.0 },
@@ -257,9 +263,10 @@ mod tests {
 
     #[test]
     fn haar_gives_a_raw_score_and_yunet_a_probability_with_landmarks() {
-        let sealed = face().sealed(&device(None), b"jpeg");
+        let sealed = face().sealed(&device(None), b"jpeg", 1_000);
         let all = sealed.properties(&device(None), false);
         assert_eq!(value(&all, "time"), Some(rfc3339_ms(1_795_216_523_045).as_str()));
+        assert_eq!(value(&all, "published"), Some("1970-01-01T00:00:01.000Z"));
         assert_eq!(value(&all, "id"), Some(sealed.id.as_str()));
         assert_eq!(value(&all, "score-raw"), Some("4.2512"));
         assert_eq!((value(&all, "score"), value(&all, "landmarks"), value(&all, "late")), (None, None, None));
@@ -280,16 +287,22 @@ mod tests {
         assert_eq!((value(&all, "late"), value(&all, "file")), (Some("true"), Some("a.png")));
         let event = sure.event(&here, true);
         assert_eq!(event["landmarks"][1], json!([3.1, 4.0]));
-        assert_eq!((&event["late"], &event["score"], &event["location"]), (&json!(true), &json!(0.9123), &json!("gate 3")));
+        assert_eq!(
+            (&event["late"], &event["score"], &event["location"]),
+            (&json!(true), &json!(0.9123), &json!("gate 3"))
+        );
     }
 
     #[test]
     fn the_id_is_a_pure_function_of_what_is_published() {
-        let id = |face: Face, device: &Device, payload: &[u8]| face.sealed(device, payload).id;
+        let id = |face: Face, device: &Device, payload: &[u8]| face.sealed(device, payload, 5).id;
         let here = device(None);
         let first = id(face(), &here, b"a");
         assert_eq!(first, id(face(), &here, b"a"));
-        assert!(first.starts_with("2026") && first.len() == "20261121T110203045Z-0123456789abcdef".len(), "{first}");
+        assert!(
+            first.starts_with("2026") && first.len() == "20261121T110203045Z-0123456789abcdef".len(),
+            "{first}"
+        );
         assert_ne!(first, id(face(), &here, b"b"));
         let mut other = face();
         other.track = 8;

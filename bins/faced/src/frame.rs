@@ -93,7 +93,9 @@ pub struct Layout {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Zero, odd where the format needs even, or beyond [`PIXELS_MAX`].
-    #[error("a {format} picture of {width}x{height} can't be used (even sizes up to {PIXELS_MAX} pixels can)")]
+    #[error(
+        "a {format} picture of {width}x{height} can't be used (even sizes up to {PIXELS_MAX} pixels can)"
+    )]
     Size {
         /// Name of the format.
         format: &'static str,
@@ -218,8 +220,8 @@ impl Layout {
 
 fn check_size(format: Format, width: u32, height: u32) -> Result<(), FrameError> {
     let odd = match format {
-        Format::Yuyv => width % 2 != 0,
-        Format::Nv12 | Format::I420 => width % 2 != 0 || height % 2 != 0,
+        Format::Yuyv => !width.is_multiple_of(2),
+        Format::Nv12 | Format::I420 => !width.is_multiple_of(2) || !height.is_multiple_of(2),
         _ => false,
     };
     if odd || width == 0 || height == 0 || u64::from(width) * u64::from(height) > PIXELS_MAX {
@@ -344,17 +346,11 @@ mod tests {
         for (format, w, h) in
             [(Format::Yuyv, 3, 2), (Format::Nv12, 4, 3), (Format::Grey, 0, 1), (Format::Rgb, 9000, 9000)]
         {
-            assert!(matches!(
-                Layout::packed(format, w, h, 0, Matrix::Bt601),
-                Err(FrameError::Size { .. })
-            ));
+            assert!(matches!(Layout::packed(format, w, h, 0, Matrix::Bt601), Err(FrameError::Size { .. })));
         }
         let short = Layout::packed(Format::Grey, 4, 4, 3, Matrix::Bt601);
         assert!(matches!(short, Err(FrameError::Stride { .. })));
         let layout = Layout::packed(Format::Grey, 4, 4, 0, Matrix::Bt601).unwrap();
-        assert_eq!(
-            View::new(&layout, &[0; 15]).unwrap_err(),
-            FrameError::Short { found: 15, expected: 16 }
-        );
+        assert_eq!(View::new(&layout, &[0; 15]).unwrap_err(), FrameError::Short { found: 15, expected: 16 });
     }
 }

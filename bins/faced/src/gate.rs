@@ -89,7 +89,8 @@ impl Gate {
         }
         self.means(view);
         let size = (view.layout().width, view.layout().height);
-        let changed = self.size != size || self.reference.is_empty() || self.changed_cells() >= self.config.cells;
+        let changed =
+            self.size != size || self.reference.is_empty() || self.changed_cells() >= self.config.cells;
         // A file that loops starts its clock again; times must not wait for the old ones.
         let since_passed = at_ms.checked_sub(self.passed_ms);
         let verdict = if changed {
@@ -120,12 +121,16 @@ impl Gate {
         let data = view.data();
         let at = |cell: u32, cells: u32, sample: u32, length: u32| {
             let n = cells * SAMPLES;
-            ((u64::from(cell * SAMPLES + sample) * u64::from(length) + u64::from(length) / 2) / u64::from(n)) as usize
+            ((u64::from(cell * SAMPLES + sample) * u64::from(length) + u64::from(length) / 2) / u64::from(n))
+                as usize
         };
         self.current.clear();
         self.current.resize((COLUMNS * ROWS) as usize, 0.0);
         let xs: Vec<usize> = (0..COLUMNS * SAMPLES)
-            .map(|n| at(n / SAMPLES, COLUMNS, n % SAMPLES, layout.width).min(layout.width as usize - 1) * plane.step)
+            .map(|n| {
+                at(n / SAMPLES, COLUMNS, n % SAMPLES, layout.width).min(layout.width as usize - 1)
+                    * plane.step
+            })
             .collect();
         for row in 0..ROWS {
             let mut sums = [0u32; COLUMNS as usize];
@@ -153,7 +158,8 @@ impl Gate {
         let threshold = self.config.threshold.max(6.0 * self.noise);
         let moved = self.scratch.iter().filter(|d| (*d - shared).abs() > threshold).count() as u32;
         if moved < self.config.cells {
-            let mean = self.scratch.iter().map(|d| (d - shared).abs()).sum::<f32>() / self.scratch.len() as f32;
+            let mean =
+                self.scratch.iter().map(|d| (d - shared).abs()).sum::<f32>() / self.scratch.len() as f32;
             // Noise is learned slowly and bounded, so that a slow real change cannot teach the gate to be blind.
             self.noise = (self.noise + 0.05 * (mean - self.noise)).min(self.config.threshold);
         }
@@ -207,7 +213,11 @@ mod tests {
             let count = |wanted| verdicts.iter().filter(|v| **v == wanted).count();
             assert_eq!(count(Verdict::Motion), 1, "noise {noise}");
             assert_eq!(count(Verdict::Hold), 7, "500 ms at 66 ms a frame");
-            assert_eq!(count(Verdict::Forced), 1, "one in 10 s, 5 s after the last that passed: {verdicts:?}");
+            assert_eq!(
+                count(Verdict::Forced),
+                1,
+                "one in 10 s, 5 s after the last that passed: {verdicts:?}"
+            );
         }
     }
 

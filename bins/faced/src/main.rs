@@ -1,3 +1,8 @@
-//! faced (being written)
+//! The program `faced`; everything is in the library beside it, so that tests and measurements can use the parts.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge::cli::main::<faced::Faced>()
+}

@@ -10,6 +10,7 @@ fn face(track: u64) -> Arc<Face> {
         camera: 0,
         camera_name: "a".into(),
         time_ms: track,
+        published_ms: 0,
         track,
         detection: Detection {
             bbox: Box2 { x: 0.0, y: 0.0, w: 1.0, h: 1.0 },
@@ -88,7 +89,10 @@ fn without_a_session_everything_is_sent_anew_in_order() {
     q.disconnected();
     let (again, freed) = q.connected(false);
     assert_eq!((again.len(), freed), (0, vec![9, 3]));
-    assert_eq!((1..=4).map(|pid| send(&mut q, pid)).collect::<Vec<_>>(), [(1, true), (2, true), (3, true), (4, true)]);
+    assert_eq!(
+        (1..=4).map(|pid| send(&mut q, pid)).collect::<Vec<_>>(),
+        [(1, true), (2, true), (3, true), (4, true)]
+    );
 }
 
 #[test]

@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        assert_eq!(check("a/{cam}", true).unwrap_err(), "{cam} is no variable; expected {device} or {camera}");
+        assert_eq!(
+            check("a/{cam}", true).unwrap_err(),
+            "{cam} is no variable; expected {device} or {camera}"
+        );
         assert_eq!(check("a/{camera}", false).unwrap_err(), "{camera} is no variable; expected {device}");
         assert!(check("a/{device", true).unwrap_err().contains("other half"));
         assert!(check("a}", true).unwrap_err().contains("other half"));

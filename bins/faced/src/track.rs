@@ -118,7 +118,9 @@ impl<C> Tracker<C> {
         let mut sights: Vec<Option<Sight<C>>> = sights.into_iter().map(Some).collect();
         let mut hit = vec![false; self.tracks.len()];
         for (t, s) in pairs {
-            if !hit[t] && let Some(sight) = sights[s].take() {
+            if !hit[t]
+                && let Some(sight) = sights[s].take()
+            {
                 hit[t] = true;
                 let track = &mut self.tracks[t];
                 track.take(sight);
@@ -242,7 +244,8 @@ pub fn sharpness(luma: &[u8], width: usize) -> f32 {
         let [above, row, below] = [window[0], window[1], window[2]];
         let (mut s, mut q) = (0i32, 0i64);
         for x in 1..width - 1 {
-            let around = i32::from(above[x]) + i32::from(below[x]) + i32::from(row[x - 1]) + i32::from(row[x + 1]);
+            let around =
+                i32::from(above[x]) + i32::from(below[x]) + i32::from(row[x - 1]) + i32::from(row[x + 1]);
             let value = around - 4 * i32::from(row[x]);
             s += value;
             q += i64::from(value * value);

@@ -44,7 +44,10 @@ fn publish_after_gives_the_best_so_far_and_nothing_at_the_end() {
 fn a_still_scene_keeps_who_was_there_and_not_who_had_left() {
     let mut tracker = Tracker::new(TrackConfig { publish_after_ms: 3000, ..config() });
     for n in 0..3u64 {
-        tracker.seen(n * 100, vec![sight(10.0, 10.0, 50.0, 1.0, n * 100), sight(200.0, 10.0, 50.0, 1.0, n * 100)]);
+        tracker.seen(
+            n * 100,
+            vec![sight(10.0, 10.0, 50.0, 1.0, n * 100), sight(200.0, 10.0, 50.0, 1.0, n * 100)],
+        );
     }
     // One of the two is missed in the last frame that is looked at; then the scene stands still.
     assert!(tracker.seen(300, vec![sight(10.0, 10.0, 50.0, 1.0, 300)]).is_empty());
@@ -122,7 +125,8 @@ fn sharp_large_and_sure_is_better() {
     assert_eq!(sharpness(&soft, 20), 0.0, "a linear ramp has no second derivative");
     assert!(sharpness(&stripes, 20) > 100_000.0);
     assert_eq!(sharpness(&[1, 2, 3, 4], 2), 0.0);
-    let face = |side, score| Detection { bbox: Box2 { x: 0.0, y: 0.0, w: side, h: side }, score, landmarks: None };
+    let face =
+        |side, score| Detection { bbox: Box2 { x: 0.0, y: 0.0, w: side, h: side }, score, landmarks: None };
     let p = Score::Probability;
     assert!(quality(&face(100.0, p(0.9)), 200.0) > quality(&face(50.0, p(0.9)), 200.0));
     assert!(quality(&face(100.0, p(0.9)), 400.0) > quality(&face(100.0, p(0.9)), 100.0));

@@ -325,8 +325,8 @@ fn login(loaded: &Loaded<Raw>, n: usize, c: &RawCamera) -> Result<Option<(String
     if c.password_file.as_os_str().is_empty() {
         return Err(loaded.problem(&key, "expected the file with the password of username"));
     }
-    let secret = config::read_secret(&c.password_file)
-        .map_err(|e| loaded.problem(&key, &edge::log::chain(&e)))?;
+    let secret =
+        config::read_secret(&c.password_file).map_err(|e| loaded.problem(&key, &edge::log::chain(&e)))?;
     Ok(Some((c.username.clone(), secret)))
 }
 

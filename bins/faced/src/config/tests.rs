@@ -38,9 +38,18 @@ fn mistakes_name_line_key_and_expectation() {
         ("[[camera]]\nname = \"a\"\n", "missing field `source`"),
         ("[[camera]]\nname = \"a/b\"\nsource = \"v4l:x\"\n", ":2:8: camera[0].name: expected 1 to 64"),
         ("[[camera]]\nname = \"a\"\nsource = \"usb\"\n", ":3:10: camera[0].source: expected v4l:"),
-        ("[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\nloop = true\n", ":4:8: camera[0].loop: expected only with"),
-        ("[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\nwidth = 10\n", ":4:9: camera[0].width: expected width and"),
-        ("[[camera]]\nname = \"a\"\nsource = \"rtsp://h/\"\nusername = \"u\"\n", "camera[0].password-file: expected"),
+        (
+            "[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\nloop = true\n",
+            ":4:8: camera[0].loop: expected only with",
+        ),
+        (
+            "[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\nwidth = 10\n",
+            ":4:9: camera[0].width: expected width and",
+        ),
+        (
+            "[[camera]]\nname = \"a\"\nsource = \"rtsp://h/\"\nusername = \"u\"\n",
+            "camera[0].password-file: expected",
+        ),
         ("[detector]\nkind = \"yolo\"\n", ":2:8: detector.kind: unknown variant `yolo`"),
         ("[detector]\nscale-factor = 1.0\n", ":2:16: detector.scale-factor: expected a number above 1"),
         ("[detector]\nmin-score = nan\n", ":2:13: detector.min-score: expected a number from 0 to 1"),
@@ -51,12 +60,20 @@ fn mistakes_name_line_key_and_expectation() {
         ("[limits]\nqueue = \"lots\"\n", ":2:9: limits.queue: invalid value"),
         ("[limits]\nretry-min-ms = 90000\n", ":2:16: limits.retry-min-ms: expected at least 10"),
     ] {
-        let file = if text.contains("[[camera]]") || text.is_empty() { text.to_owned() } else { format!("{text}{CAMERA}") };
+        let file = if text.contains("[[camera]]") || text.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{text}{CAMERA}")
+        };
         let error = load(&file).unwrap_err();
         assert!(error.starts_with("faced.toml") && error.contains(expected), "{text:?}: {error}");
     }
-    let error = load("[detector]\nkind = \"yunet\"\n[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\n").unwrap_err();
-    assert!(error.contains("detector.model: expected the path of face_detection_yunet_2023mar.onnx"), "{error}");
+    let error =
+        load("[detector]\nkind = \"yunet\"\n[[camera]]\nname = \"a\"\nsource = \"v4l:x\"\n").unwrap_err();
+    assert!(
+        error.contains("detector.model: expected the path of face_detection_yunet_2023mar.onnx"),
+        "{error}"
+    );
     let two = format!("{CAMERA}{CAMERA}");
     assert!(load(&two).unwrap_err().contains("camera[1].name: expected a name that no other camera has"));
 }

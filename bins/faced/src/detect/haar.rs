@@ -48,7 +48,9 @@ impl Haar {
             why,
         };
         std::fs::File::open(&config.cascade).map_err(|e| {
-            model(format!("{e}; the cascades are in Debian's package opencv-data (/usr/share/opencv4/haarcascades)"))
+            model(format!(
+                "{e}; the cascades are in Debian's package opencv-data (/usr/share/opencv4/haarcascades)"
+            ))
         })?;
         let path = config.cascade.to_string_lossy();
         match CascadeClassifier::new(&*path) {
@@ -68,7 +70,8 @@ impl Haar {
         let luma = scale::luma(view, w, h)?;
         let factor = layout.width as f32 / w as f32;
         let side_min = ((self.config.face_px_min as f32 / factor).round() as i32).max(1);
-        let (mut boxes, mut levels, mut weights) = (Vector::<Rect>::new(), Vector::<i32>::new(), Vector::<f64>::new());
+        let (mut boxes, mut levels, mut weights) =
+            (Vector::<Rect>::new(), Vector::<i32>::new(), Vector::<f64>::new());
         self.cascade
             .detect_multi_scale3(
                 &luma,

@@ -130,7 +130,8 @@ fn yuyv(view: &View<'_>, w: u32, h: u32, colour: bool) -> Result<Small, DetectEr
         let line = &view.data()[row * p.stride..][..width * 2];
         luma.extend(line.chunks_exact(2).map(|pair| pair[0]));
     }
-    let luma = Mat::new_rows_cols_with_data(height as i32, width as i32, &luma).map_err(opencv("wrap a frame"))?;
+    let luma =
+        Mat::new_rows_cols_with_data(height as i32, width as i32, &luma).map_err(opencv("wrap a frame"))?;
     let luma = resize(&luma, w, h)?;
     let mats = if colour { vec![luma, resized(view, p, 4, width / 2, height, w, h)?] } else { vec![luma] };
     Ok(Small { mats, at: if colour { [grey, at(1), at(3)] } else { [grey; 3] } })
@@ -160,7 +161,8 @@ fn resized(
         bytes = padded;
         &bytes[..]
     };
-    let flat = Mat::new_rows_cols_with_data(rows as i32, plane.stride as i32, rows_of).map_err(opencv(WRAP))?;
+    let flat =
+        Mat::new_rows_cols_with_data(rows as i32, plane.stride as i32, rows_of).map_err(opencv(WRAP))?;
     let used = Rect::new(0, 0, (columns * channels) as i32, rows as i32);
     if plane.stride == columns * channels {
         let shaped = flat.reshape(channels as i32, rows as i32).map_err(opencv(WRAP))?;
@@ -205,10 +207,23 @@ mod tests {
             for x in 0..64usize {
                 let left = x < 32;
                 let value = match format {
-                    Format::Rgb => if left { [255, 0, 0] } else { [0, 0, 255] },
-                    _ => if left { [81, 90, 240] } else { [41, 240, 110] },
+                    Format::Rgb => {
+                        if left {
+                            [255, 0, 0]
+                        } else {
+                            [0, 0, 255]
+                        }
+                    }
+                    _ => {
+                        if left {
+                            [81, 90, 240]
+                        } else {
+                            [41, 240, 110]
+                        }
+                    }
                 };
-                for (p, v) in layout.planes.iter().zip(value).take(if format == Format::Grey { 1 } else { 3 }) {
+                for (p, v) in layout.planes.iter().zip(value).take(if format == Format::Grey { 1 } else { 3 })
+                {
                     data[p.offset + (y >> p.shift_y) * p.stride + (x >> p.shift_x) * p.step] = v;
                 }
             }
@@ -218,10 +233,10 @@ mod tests {
 
     #[test]
     fn all_formats_scale_to_the_same_picture() {
-        let formats =
-            [Format::Yuyv, Format::Nv12, Format::I420, Format::Rgb, Format::Ycc, Format::Grey];
+        let formats = [Format::Yuyv, Format::Nv12, Format::I420, Format::Rgb, Format::Ycc, Format::Grey];
         for format in formats {
-            for (extra, (w, h)) in [(0, (16, 8)), (12, (16, 8)), (0, (48, 24)), (4, (48, 24)), (0, (64, 32))] {
+            for (extra, (w, h)) in [(0, (16, 8)), (12, (16, 8)), (0, (48, 24)), (4, (48, 24)), (0, (64, 32))]
+            {
                 let row = Layout::packed(format, 64, 32, 0, Matrix::Bt601).unwrap().planes[0].stride;
                 let (layout, data) = picture(format, row + extra);
                 let view = View::new(&layout, &data).unwrap();
@@ -229,7 +244,10 @@ mod tests {
                 let bytes = grey.data_bytes().unwrap();
                 assert_eq!(bytes.len(), (w * h) as usize);
                 let (left, right) = if format == Format::Rgb { (77, 29) } else { (81, 41) };
-                assert!(bytes[0].abs_diff(left) < 3 && bytes[w as usize - 1].abs_diff(right) < 3, "{format:?}");
+                assert!(
+                    bytes[0].abs_diff(left) < 3 && bytes[w as usize - 1].abs_diff(right) < 3,
+                    "{format:?}"
+                );
                 if format == Format::Grey {
                     continue;
                 }

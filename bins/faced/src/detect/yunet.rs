@@ -77,7 +77,12 @@ impl YuNet {
         net.set_preferable_target(dnn::DNN_TARGET_CPU).map_err(opencv("choose the dnn target"))?;
         let names: Vec<String> =
             KINDS.iter().flat_map(|(kind, _)| STRIDES.map(|s| format!("{kind}_{s}"))).collect();
-        Ok(YuNet { net, names: names.iter().map(String::as_str).collect(), blob: Vec::new(), config: config.clone() })
+        Ok(YuNet {
+            net,
+            names: names.iter().map(String::as_str).collect(),
+            blob: Vec::new(),
+            config: config.clone(),
+        })
     }
 
     /// The faces in the frame, in pixels of the frame.
@@ -92,7 +97,8 @@ impl YuNet {
         let shape = [1, 3, padded_h as i32, padded_w as i32];
         let mut outputs = Vector::<Mat>::new();
         {
-            let input = Mat::new_nd_with_data(&shape, &self.blob).map_err(opencv("wrap the network's input"))?;
+            let input =
+                Mat::new_nd_with_data(&shape, &self.blob).map_err(opencv("wrap the network's input"))?;
             self.net.set_input_def(&input).map_err(opencv("set the network's input"))?;
             self.net.forward(&mut outputs, &self.names).map_err(opencv("run YuNet"))?;
         }
@@ -118,9 +124,9 @@ impl YuNet {
     }
 
     /// Per stride the four outputs, their sizes checked.
-    fn levels<'a>(
+    fn levels(
         &self,
-        outputs: &'a Vector<Mat>,
+        outputs: &Vector<Mat>,
         padded_w: u32,
         padded_h: u32,
     ) -> Result<Vec<[Vec<f32>; 4]>, DetectError> {
@@ -128,11 +134,13 @@ impl YuNet {
         for (k, (kind, values)) in KINDS.into_iter().enumerate() {
             for (n, stride) in STRIDES.into_iter().enumerate() {
                 let cells = (padded_w / stride * (padded_h / stride)) as usize;
-                let wrong = |why: String| DetectError::Output { path: self.config.model.display().to_string(), why };
+                let wrong =
+                    |why: String| DetectError::Output { path: self.config.model.display().to_string(), why };
                 let mat = outputs
                     .get(k * STRIDES.len() + n)
                     .map_err(|_| wrong(format!("it has no output {kind}_{stride}")))?;
-                let data = mat.data_typed::<f32>().map_err(|e| wrong(format!("{kind}_{stride}: {}", e.message)))?;
+                let data =
+                    mat.data_typed::<f32>().map_err(|e| wrong(format!("{kind}_{stride}: {}", e.message)))?;
                 if data.len() != cells * values {
                     let (found, expected) = (data.len(), cells * values);
                     return Err(wrong(format!("{kind}_{stride} has {found} values instead of {expected}")));
@@ -151,11 +159,11 @@ pub fn decode(levels: &[Level<'_>], padded_w: u32, score_min: f32) -> Vec<Detect
     let mut found = Vec::new();
     for level in levels {
         let (s, columns) = (level.stride as f32, (padded_w / level.stride) as usize);
-        let cells = level.cls.iter().zip(level.obj).zip(level.bbox.chunks_exact(4)).zip(level.kps.chunks_exact(10));
+        let cells =
+            level.cls.iter().zip(level.obj).zip(level.bbox.chunks_exact(4)).zip(level.kps.chunks_exact(10));
         for (i, (((cls, obj), b), k)) in cells.enumerate() {
             let score = (cls.clamp(0.0, 1.0) * obj.clamp(0.0, 1.0)).sqrt();
-            // A NaN compares false and is left out here.
-            if !(score >= score_min) {
+            if score.is_nan() || score < score_min {
                 continue;
             }
             let (r, c) = ((i / columns) as f32, (i % columns) as f32);
@@ -208,10 +216,14 @@ mod tests {
 
     impl Tensors {
         fn silent() -> Tensors {
-            Tensors(STRIDES.map(|s| {
-                let n = (64 / s * (32 / s)) as usize;
-                (s, vec![0.0; n], vec![0.0; n], vec![0.0; 4 * n], vec![0.0; 10 * n])
-            }).to_vec())
+            Tensors(
+                STRIDES
+                    .map(|s| {
+                        let n = (64 / s * (32 / s)) as usize;
+                        (s, vec![0.0; n], vec![0.0; n], vec![0.0; 4 * n], vec![0.0; 10 * n])
+                    })
+                    .to_vec(),
+            )
         }
         fn set(&mut self, level: usize, cell: usize, cls: f32, obj: f32, bbox: [f32; 4], kps: [f32; 10]) {
             let l = &mut self.0[level];

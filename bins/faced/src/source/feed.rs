@@ -179,19 +179,22 @@ impl Feed {
         }
     }
 
-    /// Tells the main loop something.
-    pub fn tell(&self, event: SourceEvent) {
-        // Without a receiver the program is ending.
-        if self.events.send(event).is_ok()
-            && let Err(error) = self.waker.wake()
-        {
-            log::error!("camera {}: cannot wake the main loop: {error}", self.config.name);
+    /// What tells the main loop something, also after the feed itself was handed over.
+    pub fn teller(&self) -> impl Fn(SourceEvent) + use<> {
+        let (events, waker, name) = (self.events.clone(), Arc::clone(&self.waker), self.config.name.clone());
+        move |event| {
+            // Without a receiver the program is ending.
+            if events.send(event).is_ok()
+                && let Err(error) = waker.wake()
+            {
+                log::error!("camera {name}: cannot wake the main loop: {error}");
+            }
         }
     }
 
     /// Tells the main loop what was negotiated.
     pub fn opened(&self, info: StreamInfo) {
-        self.tell(SourceEvent::Opened { camera: self.camera, info });
+        self.teller()(SourceEvent::Opened { camera: self.camera, info });
     }
 
     /// The source delivers nothing more.
@@ -199,4 +202,3 @@ impl Feed {
         self.inbox.finish(self.camera, end);
     }
 }
-

@@ -78,11 +78,11 @@ pub fn build(config: &Camera) -> Result<gst::Pipeline, String> {
         SourceSpec::Gst(text) => format!("{text} ! videoconvert ! {sink}"),
         other => return Err(format!("{other} is no source for GStreamer")),
     };
-    let parsed = gst::parse::launch_full(&text, None, gst::ParseFlags::FATAL_ERRORS).map_err(|e| {
-        format!("the pipeline {text:?} cannot be built: {}{}", e.message(), hint(&e))
-    })?;
-    let pipeline =
-        parsed.downcast::<gst::Pipeline>().map_err(|_| format!("{text:?} is a single element, no pipeline"))?;
+    let parsed = gst::parse::launch_full(&text, None, gst::ParseFlags::FATAL_ERRORS)
+        .map_err(|e| format!("the pipeline {text:?} cannot be built: {}{}", e.message(), hint(&e)))?;
+    let pipeline = parsed
+        .downcast::<gst::Pipeline>()
+        .map_err(|_| format!("{text:?} is a single element, no pipeline"))?;
     if let Some(source) = pipeline.by_name(SOURCE) {
         set_up(&source, config);
     }
@@ -113,7 +113,12 @@ fn set_up(source: &gst::Element, config: &Camera) {
     }
 }
 
-fn play(config: &Camera, pipeline: &gst::Pipeline, shared: &Arc<Mutex<Option<Delivery>>>, stop: &Stop) -> End {
+fn play(
+    config: &Camera,
+    pipeline: &gst::Pipeline,
+    shared: &Arc<Mutex<Option<Delivery>>>,
+    stop: &Stop,
+) -> End {
     let lost = |why: &str| End::Lost(why.to_owned());
     let Some(bus) = pipeline.bus() else { return lost("the pipeline has no bus") };
     let Some(sink) = pipeline.by_name(SINK).and_then(|sink| sink.downcast::<AppSink>().ok()) else {
@@ -273,9 +278,11 @@ mod tests {
         .unwrap();
         assert_eq!((layout.format, layout.width, layout.matrix), (Format::I420, 480, Matrix::Bt709));
         assert!((fps.unwrap() - 29.97).abs() < 0.01);
-        let (layout, fps) = read_caps(&caps("video/x-raw,format=GRAY8,width=5,height=3,framerate=0/1")).unwrap();
+        let (layout, fps) =
+            read_caps(&caps("video/x-raw,format=GRAY8,width=5,height=3,framerate=0/1")).unwrap();
         assert_eq!((layout.format, layout.planes[0].stride, fps), (Format::Grey, 8, None));
-        let (layout, _) = read_caps(&caps("video/x-raw,format=NV12,width=4,height=4,colorimetry=1:4:0:0")).unwrap();
+        let (layout, _) =
+            read_caps(&caps("video/x-raw,format=NV12,width=4,height=4,colorimetry=1:4:0:0")).unwrap();
         assert_eq!(layout.matrix, Matrix::Full);
         assert!(read_caps(&caps("video/x-raw,format=RGBA,width=4,height=4")).unwrap_err().contains("RGBA"));
         assert!(read_caps(&caps("video/x-raw,format=RGB,width=0,height=4")).is_err());

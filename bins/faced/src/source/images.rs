@@ -98,14 +98,18 @@ mod tests {
 
     #[test]
     fn files_come_by_name_and_an_empty_folder_says_so() {
-        let folder = std::env::temp_dir().join(format!("faced-images-{}-{}", std::process::id(), fastrand::u64(..)));
+        let folder =
+            std::env::temp_dir().join(format!("faced-images-{}-{}", std::process::id(), fastrand::u64(..)));
         std::fs::create_dir(&folder).unwrap();
         assert!(list(&folder).unwrap_err().contains("no .png, .jpg or .jpeg file in"));
         for name in ["b.JPG", "a.png", "c.txt", "a10.jpeg"] {
             std::fs::write(folder.join(name), b"").unwrap();
         }
-        let names: Vec<_> =
-            list(&folder).unwrap().iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let names: Vec<_> = list(&folder)
+            .unwrap()
+            .iter()
+            .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         assert_eq!(names, ["a.png", "a10.jpeg", "b.JPG"]);
         std::fs::remove_dir_all(&folder).unwrap();
         assert!(list(&folder).unwrap_err().contains("cannot read the folder"));

@@ -26,17 +26,18 @@ impl SourceSpec {
     /// # Errors
     /// In words for the person who wrote it.
     pub fn parse(text: &str) -> Result<SourceSpec, String> {
-        const EXPECTED: &str =
-            "expected v4l:/dev/videoN, file:PATH, images:FOLDER, rtsp://… or gst:PIPELINE";
+        const EXPECTED: &str = "expected v4l:/dev/videoN, file:PATH, images:FOLDER, rtsp://… or gst:PIPELINE";
         if text.starts_with("rtsp://") || text.starts_with("rtsps://") {
             let host = text.split("://").nth(1).unwrap_or_default();
             if host.is_empty() || text.contains(char::is_whitespace) {
                 return Err("expected rtsp://host[:port]/path without blanks".to_owned());
             }
             if host.split('/').next().unwrap_or_default().contains('@') {
-                return Err("a password does not belong in this file: take user:password@ out of the address, \
+                return Err(
+                    "a password does not belong in this file: take user:password@ out of the address, \
                             and set username and password-file of this camera"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             return Ok(SourceSpec::Rtsp(text.to_owned()));
         }

@@ -21,7 +21,7 @@ use v4l::video::Capture as _;
 use v4l::video::capture::Parameters;
 
 use super::feed::{Feed, unix_ms};
-use super::StreamInfo;
+use super::{SourceEvent, StreamInfo};
 use crate::config::raw::V4lFormat;
 use crate::frame::{Format, Layout, Matrix};
 use crate::inbox::End;
@@ -77,13 +77,22 @@ impl Capture {
     ///
     /// # Errors
     /// In words: what was tried, on what, why it failed. The feed is given back, so that its end can be told.
-    pub fn open(path: &Path, feed: Feed) -> Result<(Capture, StreamInfo), (Why, Feed)> {
+    pub fn open(path: &Path, feed: Feed) -> Result<Capture, Box<(Why, Feed)>> {
         match open(path, &feed) {
             Ok((device, stream, layout, info)) => {
-                Ok((Capture { device, stream: Some(stream), layout, feed: Some(feed), complained: false }, info))
+                feed.opened(info);
+                Ok(Capture { device, stream: Some(stream), layout, feed: Some(feed), complained: false })
             }
-            Err(why) => Err((why, feed)),
+            Err(why) => Err(Box::new((why, feed))),
         }
+    }
+
+    /// Gives itself to the main loop.
+    pub fn hand_over(mut self) {
+        let Some(feed) = self.feed.take() else { return };
+        let (camera, events) = (feed.camera(), feed.teller());
+        self.feed = Some(feed);
+        events(SourceEvent::Capture { camera, capture: Box::new(self) });
     }
 
     /// Adds the device to the poll.
@@ -183,24 +192,32 @@ fn open(path: &Path, feed: &Feed) -> Result<Opened, Why> {
     let fourcc = choose(&device, path, config.format, (width, height), config.fps)?;
     let wanted = v4l::Format::new(width, height, fourcc);
     let got = device.set_format(&wanted).map_err(failed("set the format of", path))?;
-    let format = FORMATS.iter().find(|(_, code, _)| got.fourcc == FourCC::new(code)).map(|(.., format)| *format);
+    let format =
+        FORMATS.iter().find(|(_, code, _)| got.fourcc == FourCC::new(code)).map(|(.., format)| *format);
     let format = format.ok_or_else(|| format!("{} insists on the format {}", path.display(), got.fourcc))?;
     let matrix = match (got.colorspace, got.quantization) {
         (_, Quantization::FullRange) => Matrix::Full,
         (Colorspace::Rec709, _) => Matrix::Bt709,
         _ => Matrix::Bt601,
     };
-    let layout = Layout::packed(format, got.width, got.height, got.stride as usize * usize::from(format != Format::Mjpg), matrix)
-        .map_err(|e| format!("{}: {e}", path.display()))?;
+    let layout = Layout::packed(
+        format,
+        got.width,
+        got.height,
+        got.stride as usize * usize::from(format != Format::Mjpg),
+        matrix,
+    )
+    .map_err(|e| format!("{}: {e}", path.display()))?;
     if let Some(fps) = config.fps {
         // A device that can't choose its rate refuses this; what it then does is reported below.
         if let Err(error) = device.set_params(&Parameters::with_fps(fps)) {
             log::debug!("camera {}: cannot set {fps} frames a second: {error}", config.name);
         }
     }
-    let fps = device.params().ok().map(|p| f64::from(p.interval.denominator) / f64::from(p.interval.numerator));
-    let mut stream =
-        MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS).map_err(failed("map buffers of", path))?;
+    let fps =
+        device.params().ok().map(|p| f64::from(p.interval.denominator) / f64::from(p.interval.numerator));
+    let mut stream = MmapStream::with_buffers(&device, Type::VideoCapture, BUFFERS)
+        .map_err(failed("map buffers of", path))?;
     stream.set_timeout(std::time::Duration::ZERO);
     // `next` queues buffer 0 itself before it takes the first frame.
     for index in 1..BUFFERS as usize {
@@ -231,16 +248,21 @@ fn choose(
         .collect();
     let Some(first) = known.first() else {
         let names: Vec<String> = offered.iter().map(|f| f.fourcc.to_string()).collect();
-        let wanted = if wanted == V4lFormat::Auto { "MJPG, YUYV, NV12, GREY".to_owned() } else { format!("{wanted:?}") };
+        let wanted = if wanted == V4lFormat::Auto {
+            "MJPG, YUYV, NV12, GREY".to_owned()
+        } else {
+            format!("{wanted:?}")
+        };
         return Err(format!("{} offers {}, and {wanted} is wanted", path.display(), names.join(", ")));
     };
     let fast_enough = known.iter().find(|code| {
         let intervals = device.enum_frameintervals(FourCC::new(code), width, height).unwrap_or_default();
         intervals.iter().any(|i| match &i.interval {
             FrameIntervalEnum::Discrete(f) => f.denominator >= fps.unwrap_or(0).saturating_mul(f.numerator),
-            FrameIntervalEnum::Stepwise(s) => s.min.denominator >= fps.unwrap_or(0).saturating_mul(s.min.numerator),
+            FrameIntervalEnum::Stepwise(s) => {
+                s.min.denominator >= fps.unwrap_or(0).saturating_mul(s.min.numerator)
+            }
         })
     });
     Ok(FourCC::new(fast_enough.unwrap_or(first)))
 }
-
