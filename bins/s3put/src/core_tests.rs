@@ -1,3 +1,5 @@
+//! Tests of the decisions, and their simulation.
+
 use super::*;
 
 const S: Duration = Duration::from_secs(1);

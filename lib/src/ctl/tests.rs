@@ -1,3 +1,5 @@
+//! Tests of the control socket, with curl and raw clients against a loop on a thread.
+
 use std::os::unix::net::UnixStream as Peer;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

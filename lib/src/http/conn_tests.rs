@@ -1,3 +1,5 @@
+//! Tests of the server connection.
+
 use super::*;
 
 const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";

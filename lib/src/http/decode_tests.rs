@@ -1,3 +1,5 @@
+//! Tests of the request decoder.
+
 use super::*;
 
 /// Everything the stream says, fed in pieces of `size` bytes.

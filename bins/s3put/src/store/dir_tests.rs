@@ -1,3 +1,5 @@
+//! Tests of the folder store.
+
 use super::*;
 use crate::meta::Headers;
 

@@ -1,3 +1,5 @@
+//! Tests of the S3 store against a scripted server and against s3s-fs.
+
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 

@@ -1,3 +1,5 @@
+//! Tests of the credential sources over HTTP, against scripted servers.
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
