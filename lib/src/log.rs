@@ -34,7 +34,9 @@ impl Log for Stderr {
         // Libraries talk below "warning" only at the highest verbosity.
         let ours =
             !matches!(metadata.target().split("::").next(), Some("rustls" | "ureq" | "ureq_proto" | "mio"));
-        ours || metadata.level() <= Level::Warn || log::max_level() == LevelFilter::Trace
+        // ureq's finest level is the bytes on the wire, session tokens and fetched keys among them: never.
+        let wire = metadata.level() == Level::Trace && metadata.target().starts_with("ureq");
+        ours || metadata.level() <= Level::Warn || (log::max_level() == LevelFilter::Trace && !wire)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use script::{Answer, Request, Server, error, ok};
 
+/// Part of every secret here.
+const SECRET: &str = "Zq9";
 const LONG: Duration = Duration::from_secs(30);
 
 /// The daemon, listening for publishers, with a folder of its own.
@@ -116,9 +118,12 @@ fn spawn(folder: &std::path::Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_s3put"))
         .arg("--config")
         .arg(folder.join("s3put.toml"))
+        // All that can be logged is logged, so that a secret in it is seen (in a dump of sixteen bytes a line, too).
+        .arg("-vv")
         .env_clear()
         .env("AWS_ACCESS_KEY_ID", "AKTEST")
-        .env("AWS_SECRET_ACCESS_KEY", "SECRETKEY")
+        .env("AWS_SECRET_ACCESS_KEY", SECRET.repeat(10))
+        .env("AWS_SESSION_TOKEN", SECRET.repeat(20))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
@@ -130,7 +135,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        assert!(std::thread::panicking() || !self.log().contains("SECRETKEY"), "a secret in the log");
+        assert!(std::thread::panicking() || !self.log().contains(SECRET), "a secret in the log");
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
