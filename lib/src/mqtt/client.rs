@@ -18,7 +18,7 @@
 //! a loop that calls `timer` on time never hangs.
 //!
 //! Beside the agreed interface: `owns`, `flush`, `release_pid` and `Filter`; `acquire_pid` and the acknowledgement
-//! events say when an id becomes free again. Packets are understood only when `next_event` asks for them, so that a
+//! events say when an id becomes free again; `connection` numbers the connections. Packets are understood only when `next_event` asks for them, so that a
 //! pause takes effect at once and no queue of events exists.
 
 use std::{
@@ -92,6 +92,7 @@ pub struct Client {
     /// The connection ended; said after what was read before is delivered.
     ended: Option<Fault>,
     events: VecDeque<ClientEvent>,
+    connection: u64,
     /// `stop` was called: when to stop waiting.
     stopping: Option<Instant>,
     /// The time of the last call that brought one.
@@ -115,6 +116,7 @@ impl Client {
             starved: false,
             ended: None,
             events: VecDeque::new(),
+            connection: 0,
             stopping: None,
             now: None,
         }
@@ -258,6 +260,7 @@ impl Client {
             Ok(Some(event)) => {
                 if let (ClientEvent::Connected { .. }, Link::Open(open)) = (&event, &mut self.link) {
                     open.connack_until = None;
+                    self.connection += 1;
                     if let Some(now) = self.now {
                         self.backoff.connected(now);
                     }
@@ -281,6 +284,14 @@ impl Client {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.session.is_up()
+    }
+
+    /// Number of the current or last connection, counted up at each `Connected`; 0 before the first. What the daemon
+    /// owes belongs to one connection: acknowledgements that wait for the disk must be dropped with it, because
+    /// in a new session the same id may belong to another message.
+    #[must_use]
+    pub fn connection(&self) -> u64 {
+        self.connection
     }
 
     /// Acknowledges a QoS 1 message. `reason` is sent with MQTT 5 only; >= 0x80 refuses (3.1.1 has no refusal: the

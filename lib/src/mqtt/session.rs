@@ -74,6 +74,8 @@ pub(crate) struct Session {
     exchanges: HashMap<u16, Exchange>,
     window_used: u32,
     held: HashSet<u16>,
+    /// Inbound messages of this connection without answer: only these can be answered.
+    unanswered: HashSet<u16>,
     paused: bool,
     /// Set by `open`.
     last_sent: Option<Instant>,
@@ -101,6 +103,7 @@ impl Session {
             exchanges: HashMap::new(),
             window_used: 0,
             held: HashSet::new(),
+            unanswered: HashSet::new(),
             paused: false,
             last_sent: None,
             last_received: None,
@@ -138,6 +141,7 @@ impl Session {
             }
         }
         self.window_used = 0;
+        self.unanswered.clear();
         self.ping_sent = None;
         self.want_writable = false;
     }
@@ -253,6 +257,7 @@ impl Session {
             wire::encode_ack(self.out.vec(), self.cfg.version, kind::PUBREC, pid, 0);
             return None;
         }
+        self.unanswered.extend(pid);
         Some(ClientEvent::Publish { pid, dup, message })
     }
 
@@ -361,9 +366,10 @@ impl Session {
         Ok(())
     }
 
-    /// PUBACK, PUBREC or PUBCOMP for an inbound message.
+    /// PUBACK, PUBREC or PUBCOMP for an inbound message. An answer to a message of an earlier connection is dropped:
+    /// in a new session its id may belong to another message.
     pub(crate) fn ack(&mut self, packet: u8, pid: u16, reason: u8) {
-        if self.phase != Phase::Up || pid == 0 {
+        if self.phase != Phase::Up || (packet != kind::PUBCOMP && !self.unanswered.remove(&pid)) {
             return;
         }
         if packet == kind::PUBREC && reason < 0x80 {

@@ -111,6 +111,28 @@ fn the_window_counts_what_was_sent_on_this_connection() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_connection_is_dropped() {
+    let t0 = Instant::now();
+    let mut s = up(Version::V5, &[0x20, 3, 1, 0, 0], t0);
+    let two = [0x34, 6, 0, 1, b't', 0, 5, 0];
+    assert_eq!(feed(&mut s, &two).unwrap().len(), 1);
+    s.lost();
+    s.open(t0).unwrap();
+    s.out.clear();
+    feed(&mut s, &[0x20, 3, 0, 0, 0]).unwrap();
+    // The commit of the first connection's message comes late.
+    s.ack(kind::PUBREC, 5, 0);
+    assert!(s.out.is_empty());
+    assert_eq!(
+        feed(&mut s, &two).unwrap().len(),
+        1,
+        "another message under the same id is not taken for held"
+    );
+    s.ack(kind::PUBREC, 5, 0);
+    assert_eq!(s.out.bytes(), [0x50, 2, 0, 5]);
+}
+
+#[test]
 fn an_unknown_id_of_the_server_is_released_there() {
     let mut s = up(Version::V5, &[0x20, 3, 1, 0, 0], Instant::now());
     assert_eq!(feed(&mut s, &[0x50, 2, 0, 77]).unwrap(), []);
