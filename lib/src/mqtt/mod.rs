@@ -27,6 +27,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ingest;
+mod pids;
 mod reason;
 mod session;
 pub mod topic;

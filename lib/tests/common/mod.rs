@@ -1,6 +1,8 @@
 //! What the MQTT tests share: a mosquitto of their own, and a loop that drives one client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod port;
+
 use std::{
     fs,
     net::{TcpListener, TcpStream},

@@ -1,325 +1,31 @@
-//! The ingest port's sockets: accepting, reading under a budget, timers, sessions by client id. What a packet means is
-//! decided in `peer`.
-//!
-//! Packets are understood only when `next_event` asks for them, one client after the other, so no queue of events
-//! grows, and a pause holds at once.
+//! The connections of an ingest port, from the first byte to the last: admission, reading and writing, CONNECT, and
+//! the end with its will and its session.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
     io,
     time::{Duration, Instant},
 };
 
-use mio::{
-    Interest, Registry, Token,
-    event::Event,
-    net::{TcpListener, TcpStream},
-};
+use mio::{Interest, Registry, net::TcpStream};
 
 use super::{
-    ConnId, Error, IngestConfig, IngestEvent,
-    peer::{Limits, Peer, PeerEvent},
+    ACCEPT_BUDGET, CLIENT_ID_BYTES_MAX, Client, Ingest, LINGER, Lingering, READ_BUDGET, STRANGERS_MAX,
+    Session, Timer,
 };
 use crate::{
-    mqtt::{control::Connect, wire::kind},
-    net::{self, InBuf, OutBuf, ReadOutcome, Stream, Tokens},
-    timer::Timers,
+    mqtt::{
+        Version,
+        control::Connect,
+        ingest::{
+            ConnId, IngestEvent,
+            peer::{Limits, Peer, PeerEvent},
+        },
+    },
+    net::{self, InBuf, ReadOutcome, Stream, Tokens},
 };
 
-/// One read takes at most this much from a socket, in bytes.
-const READ_BUDGET: usize = 64 << 10;
-/// Connections that have not said CONNECT yet, beyond `max_clients`.
-const STRANGERS_MAX: usize = 16;
-/// How long a refused or ended client has to read why.
-const LINGER: Duration = Duration::from_secs(1);
-/// A longer client id is refused, in bytes: it is kept with every record.
-const CLIENT_ID_BYTES_MAX: usize = 256;
-/// Events of one client before the next has its turn.
-const TURN: u32 = 64;
-/// New connections taken in one go.
-const ACCEPT_BUDGET: usize = 64;
-
-#[derive(Debug)]
-struct Client {
-    stream: Stream,
-    peer: Peer,
-    input: InBuf,
-    /// `input` holds no complete packet.
-    starved: bool,
-    /// It is in `active`.
-    queued: bool,
-    /// The connection is over; said after what was read before.
-    ended: Option<String>,
-    address: String,
-    /// Empty before CONNECT.
-    client_id: String,
-    assigned: bool,
-    clean_start: bool,
-    /// Its session was there before this connection.
-    known: bool,
-    last_received: Instant,
-    /// A time at which `accept` must have brought it beyond CONNECT.
-    connect_until: Option<Instant>,
-}
-
-/// The last bytes of an ended connection.
-#[derive(Debug)]
-struct Lingering {
-    stream: Stream,
-    out: OutBuf,
-    shut: bool,
-}
-
-/// What is known of a client id.
-#[derive(Debug)]
-struct Session {
-    /// Its connection.
-    connected: Option<usize>,
-    /// When it is forgotten after the connection ended; `None` = not by time.
-    expires: Option<Instant>,
-}
-
-/// Keys of the timers.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    /// CONNECT or keep-alive of a connection, or the end of its lingering.
-    Conn(usize),
-    /// Expiry of the session of a client id.
-    Session(String),
-    /// Accepting goes on after the system had no descriptor left.
-    Accept,
-}
-
-/// The port and all its clients.
-#[derive(Debug)]
-pub struct Ingest {
-    cfg: IngestConfig,
-    listener: Option<TcpListener>,
-    listener_token: Option<Token>,
-    clients: HashMap<usize, Client>,
-    lingering: HashMap<usize, Lingering>,
-    sessions: HashMap<String, Session>,
-    events: VecDeque<IngestEvent>,
-    /// Clients with something to understand, in turn.
-    active: VecDeque<usize>,
-    turn: u32,
-    /// Clients to read from or write to without waiting for an event.
-    todo: Vec<usize>,
-    timers: Timers<Timer>,
-    paused: bool,
-    now: Option<Instant>,
-}
-
 impl Ingest {
-    /// Listens. Connections are accepted once [`Ingest::register`] was called.
-    ///
-    /// # Errors
-    /// [`Error::InUse`] and [`Error::Listen`] name the address and what to do.
-    pub fn bind(cfg: IngestConfig) -> Result<Ingest, Error> {
-        let listener = net::listen(&cfg.listen).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => Error::InUse { listen: cfg.listen.clone() },
-            _ => Error::Listen { listen: cfg.listen.clone(), reason: error.to_string() },
-        })?;
-        Ok(Ingest {
-            cfg,
-            listener: Some(listener),
-            listener_token: None,
-            clients: HashMap::new(),
-            lingering: HashMap::new(),
-            sessions: HashMap::new(),
-            events: VecDeque::new(),
-            active: VecDeque::new(),
-            turn: 0,
-            todo: Vec::new(),
-            timers: Timers::new(),
-            paused: false,
-            now: None,
-        })
-    }
-
-    /// Registers the listener in the daemon's poll.
-    ///
-    /// # Errors
-    /// What epoll says.
-    pub fn register(&mut self, registry: &Registry, listener: Token) -> io::Result<()> {
-        self.listener_token = Some(listener);
-        match &mut self.listener {
-            Some(socket) => registry.register(socket, listener, Interest::READABLE),
-            None => Ok(()),
-        }
-    }
-
-    /// The address in use (with the port that the system chose for port 0).
-    ///
-    /// # Errors
-    /// What the system says; `NotConnected` after `shutdown`.
-    pub fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
-        self.listener.as_ref().ok_or(io::ErrorKind::NotConnected)?.local_addr()
-    }
-
-    /// The configuration it runs with.
-    #[must_use]
-    pub fn config(&self) -> &IngestConfig {
-        &self.cfg
-    }
-
-    /// Whether `token` is the listener or one of its clients.
-    #[must_use]
-    pub fn owns(&self, token: Token) -> bool {
-        self.listener_token == Some(token)
-            || self.clients.contains_key(&token.0)
-            || self.lingering.contains_key(&token.0)
-    }
-
-    /// To be called for each event of an owned token.
-    pub fn ready(&mut self, registry: &Registry, event: &Event, now: Instant) {
-        self.now = Some(now);
-        let token = event.token();
-        if self.listener_token == Some(token) {
-            self.accept_new(registry, now);
-        } else if let Some(client) = self.clients.get_mut(&token.0) {
-            client.stream.ready(event);
-            self.service(token.0, now);
-        } else if let Some(lingering) = self.lingering.get_mut(&token.0) {
-            lingering.stream.ready(event);
-            self.linger(token.0);
-        }
-    }
-
-    /// To be called when `deadline` has passed.
-    pub fn timer(&mut self, registry: &Registry, now: Instant) {
-        self.now = Some(now);
-        while let Some(timer) = self.timers.pop(now) {
-            match timer {
-                Timer::Accept => self.accept_new(registry, now),
-                Timer::Session(id) => {
-                    if self.sessions.get(&id).is_some_and(|s| s.connected.is_none()) {
-                        self.sessions.remove(&id);
-                        self.events.push_back(IngestEvent::SessionCleared { source: source(&id) });
-                    }
-                }
-                Timer::Conn(token) => {
-                    self.lingering.remove(&token);
-                    self.check_silence(token, now);
-                }
-            }
-        }
-        self.service_todo(now);
-    }
-
-    /// When `timer` wants to be called; in the past while work is left.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        if !self.events.is_empty() || !self.active.is_empty() || !self.todo.is_empty() {
-            return self.now;
-        }
-        self.timers.deadline()
-    }
-
-    /// The next event, in order per client.
-    pub fn next_event(&mut self) -> Option<IngestEvent> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Some(event);
-            }
-            let token = *self.active.front()?;
-            self.turn += 1;
-            if self.turn >= TURN {
-                self.turn = 0;
-                self.active.rotate_left(1);
-            }
-            self.step(token);
-        }
-    }
-
-    /// Writes what was queued. To be called once at the end of each turn of the loop.
-    pub fn flush(&mut self, _registry: &Registry, now: Instant) {
-        self.now = Some(now);
-        self.service_todo(now);
-    }
-
-    /// Answers [`IngestEvent::Connect`]. `held` are the QoS 2 ids of the source that are durable and not released;
-    /// their duplicates are answered here. CONNACK says session-present when the client did not ask for a
-    /// clean start and `held` is not empty or the session is known from before in this process.
-    pub fn accept(&mut self, conn: ConnId, held: HashSet<u16>, now: Instant) {
-        let token = conn.0 as usize;
-        let Some(client) = self.clients.get_mut(&token) else { return };
-        let present = !client.clean_start && (client.known || !held.is_empty());
-        let assigned = client.assigned.then_some(client.client_id.as_str());
-        client.peer.accept(present, assigned, if client.clean_start { HashSet::new() } else { held });
-        client.connect_until = None;
-        client.last_received = now;
-        self.arm(token);
-        self.wake(token);
-    }
-
-    /// Acknowledges QoS 1. Unknown connections are ignored here and below: the client sends again.
-    /// With 3.1.1 a reason >= 0x80 can't be told: the client takes it for accepted.
-    pub fn puback(&mut self, conn: ConnId, pid: u16, reason: u8) {
-        self.ack(conn, kind::PUBACK, pid, reason);
-    }
-
-    /// Acknowledges the receipt of QoS 2; the id counts as held from now on (reason < 0x80).
-    pub fn pubrec(&mut self, conn: ConnId, pid: u16, reason: u8) {
-        self.ack(conn, kind::PUBREC, pid, reason);
-    }
-
-    /// Completes QoS 2 after the PUBREL was made durable.
-    pub fn pubcomp(&mut self, conn: ConnId, pid: u16) {
-        self.ack(conn, kind::PUBCOMP, pid, 0);
-    }
-
-    /// Back-pressure: while `true` no client is read (new ones are still accepted up to CONNECT), and `next_event`
-    /// delivers nothing of what was read.
-    pub fn pause_reading(&mut self, pause: bool) {
-        if self.paused && !pause {
-            let tokens: Vec<usize> = self.clients.keys().copied().collect();
-            self.paused = false;
-            tokens.into_iter().for_each(|token| self.resume(token));
-        }
-        self.paused = pause;
-    }
-
-    /// The same for one connection.
-    pub fn pause_client(&mut self, conn: ConnId, pause: bool) {
-        let token = conn.0 as usize;
-        if let Some(client) = self.clients.get_mut(&token) {
-            client.peer.pause(pause);
-            if !pause {
-                self.resume(token);
-            }
-        }
-    }
-
-    /// Connected clients.
-    #[must_use]
-    pub fn clients(&self) -> usize {
-        self.clients.values().filter(|c| c.peer.is_up()).count()
-    }
-
-    /// Stops listening and sends DISCONNECT "server shutting down" (0x8B) to all. Wills are not published then.
-    /// Call `flush` after it; connections that have to wait for their socket are closed after a second at most.
-    pub fn shutdown(&mut self, registry: &Registry, now: Instant) {
-        self.now = Some(now);
-        if let Some(mut listener) = self.listener.take() {
-            // Dropping it closes it in any case.
-            let _ = registry.deregister(&mut listener);
-        }
-        self.listener_token = None;
-        let tokens: Vec<usize> = self.clients.keys().copied().collect();
-        for token in tokens {
-            if let Some(client) = self.clients.get_mut(&token) {
-                client.peer.end(0x8b);
-                client.peer.take_will();
-                self.close(token, "this program is shutting down".into());
-            }
-        }
-    }
-}
-
-/// What goes on inside.
-impl Ingest {
-    fn ack(&mut self, conn: ConnId, packet: u8, pid: u16, reason: u8) {
+    pub(super) fn ack(&mut self, conn: ConnId, packet: u8, pid: u16, reason: u8) {
         let token = conn.0 as usize;
         if let Some(client) = self.clients.get_mut(&token) {
             let was_stuck = !client.peer.may_deliver(self.paused);
@@ -332,7 +38,7 @@ impl Ingest {
         }
     }
 
-    fn accept_new(&mut self, registry: &Registry, now: Instant) {
+    pub(super) fn accept_new(&mut self, registry: &Registry, now: Instant) {
         for _ in 0..ACCEPT_BUDGET {
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
@@ -358,7 +64,7 @@ impl Ingest {
         self.timers.set(Timer::Accept, now);
     }
 
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         registry: &Registry,
         mut socket: TcpStream,
@@ -399,7 +105,7 @@ impl Ingest {
     }
 
     /// Reads and writes as far as socket and bounds allow.
-    fn service(&mut self, token: usize, now: Instant) {
+    pub(super) fn service(&mut self, token: usize, now: Instant) {
         let paused = self.paused;
         let Some(client) = self.clients.get_mut(&token) else { return self.linger(token) };
         if client.ended.is_some() {
@@ -433,20 +139,20 @@ impl Ingest {
         }
     }
 
-    fn service_todo(&mut self, now: Instant) {
+    pub(super) fn service_todo(&mut self, now: Instant) {
         for token in std::mem::take(&mut self.todo) {
             self.service(token, now);
         }
     }
 
     /// Has it read and written at the end of the turn.
-    fn list(&mut self, token: usize) {
+    pub(super) fn list(&mut self, token: usize) {
         if self.todo.last() != Some(&token) && !self.todo.contains(&token) {
             self.todo.push(token);
         }
     }
 
-    fn activate(&mut self, token: usize) {
+    pub(super) fn activate(&mut self, token: usize) {
         if let Some(client) = self.clients.get_mut(&token)
             && !client.queued
         {
@@ -455,13 +161,13 @@ impl Ingest {
         }
     }
 
-    fn wake(&mut self, token: usize) {
+    pub(super) fn wake(&mut self, token: usize) {
         self.list(token);
         self.activate(token);
     }
 
     /// Reading may go on after a pause; the time of the pause is not the client's silence.
-    fn resume(&mut self, token: usize) {
+    pub(super) fn resume(&mut self, token: usize) {
         if let (Some(client), Some(now)) = (self.clients.get_mut(&token), self.now) {
             client.last_received = now;
         }
@@ -470,7 +176,7 @@ impl Ingest {
     }
 
     /// Understands up to one event of this client.
-    fn step(&mut self, token: usize) {
+    pub(super) fn step(&mut self, token: usize) {
         let Some(client) = self.clients.get_mut(&token) else {
             self.active.retain(|t| *t != token);
             return;
@@ -494,7 +200,7 @@ impl Ingest {
         }
     }
 
-    fn event(&mut self, token: usize, event: PeerEvent) {
+    pub(super) fn event(&mut self, token: usize, event: PeerEvent) {
         let conn = ConnId(token as u64);
         match event {
             PeerEvent::Connect(connect) => self.connect(token, *connect),
@@ -510,11 +216,11 @@ impl Ingest {
         }
     }
 
-    fn source_of(&self, token: usize) -> String {
+    pub(super) fn source_of(&self, token: usize) -> String {
         self.clients.get(&token).map(|client| source(&client.client_id)).unwrap_or_default()
     }
 
-    fn connect(&mut self, token: usize, connect: Connect) {
+    pub(super) fn connect(&mut self, token: usize, connect: Connect) {
         if let Some((code, why)) = self.refusal(&connect) {
             let Some(client) = self.clients.get_mut(&token) else { return };
             log::warn!("ingest: client {:?} at {} refused: {why}", connect.client_id, client.address);
@@ -547,7 +253,7 @@ impl Ingest {
     }
 
     /// Why this CONNECT is not taken.
-    fn refusal(&self, connect: &Connect) -> Option<(u8, &'static str)> {
+    pub(super) fn refusal(&self, connect: &Connect) -> Option<(u8, &'static str)> {
         let id = &connect.client_id;
         let replaces = self.sessions.get(id).is_some_and(|session| session.connected.is_some());
         if connect.auth_method {
@@ -558,7 +264,7 @@ impl Ingest {
             Some((0x86, "bad user name or password"))
         } else if id.len() > CLIENT_ID_BYTES_MAX || id.chars().any(char::is_control) {
             Some((0x85, "its client id is longer than 256 bytes or contains control characters"))
-        } else if id.is_empty() && !connect.clean_start && connect.version == crate::mqtt::Version::V311 {
+        } else if id.is_empty() && !connect.clean_start && connect.version == Version::V311 {
             Some((0x85, "it asks for a session without a client id"))
         } else if !replaces && self.clients() >= self.cfg.max_clients {
             Some((0x89, "the number of clients is at its bound (max_clients)"))
@@ -568,7 +274,7 @@ impl Ingest {
     }
 
     /// Ends a connection: its will, its session, its socket.
-    fn close(&mut self, token: usize, reason: String) {
+    pub(super) fn close(&mut self, token: usize, reason: String) {
         let Some(mut client) = self.clients.remove(&token) else { return };
         self.timers.cancel(&Timer::Conn(token));
         self.active.retain(|t| *t != token);
@@ -595,7 +301,7 @@ impl Ingest {
         }
     }
 
-    fn end_session(&mut self, token: usize, client: &Client) {
+    pub(super) fn end_session(&mut self, token: usize, client: &Client) {
         let Some(session) = self.sessions.get_mut(&client.client_id) else { return };
         if session.connected != Some(token) {
             return;
@@ -616,7 +322,7 @@ impl Ingest {
 
     /// Keeps the table of sessions bounded. What is forgotten here is only that the id was seen: the held ids are
     /// the daemon's.
-    fn bound_sessions(&mut self) {
+    pub(super) fn bound_sessions(&mut self) {
         let bound = self.cfg.max_clients.saturating_mul(4).saturating_add(STRANGERS_MAX);
         while self.sessions.len() >= bound {
             let Some(id) =
@@ -630,7 +336,7 @@ impl Ingest {
     }
 
     /// Writes the last bytes, shuts the own side, and waits for the other's.
-    fn linger(&mut self, token: usize) {
+    pub(super) fn linger(&mut self, token: usize) {
         let Some(lingering) = self.lingering.get_mut(&token) else { return };
         let flushed = lingering.stream.flush(&mut lingering.out);
         if matches!(flushed, Ok(true)) && !lingering.shut {
@@ -650,12 +356,12 @@ impl Ingest {
     }
 
     /// Sets the timer of a connection if none earlier is set.
-    fn arm(&mut self, token: usize) {
+    pub(super) fn arm(&mut self, token: usize) {
         let due = self.clients.get(&token).and_then(|client| due(client, self.paused));
         self.timers.set_or_cancel(Timer::Conn(token), due);
     }
 
-    fn check_silence(&mut self, token: usize, now: Instant) {
+    pub(super) fn check_silence(&mut self, token: usize, now: Instant) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         match due(client, self.paused) {
             Some(at) if at <= now => {
@@ -685,6 +391,6 @@ fn due(client: &Client, paused: bool) -> Option<Instant> {
     client.peer.silence_max().map(|silence| client.last_received + silence)
 }
 
-fn source(client_id: &str) -> String {
+pub(super) fn source(client_id: &str) -> String {
     format!("client:{client_id}")
 }
