@@ -1,7 +1,6 @@
 //! nx_launcher.sh and nx_stopper.sh as plain processes (no systemd asked): start, start again, the cloud
 //! broker from the environment, stop, stop again.
 
-use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -46,8 +45,10 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// A zombie, which waits for whoever is process 1 here, has ended.
 fn alive(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
 /// A folder with configurations whose cloud is a port where nobody is.
