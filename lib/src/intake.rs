@@ -4,10 +4,28 @@
 //! durable, in the order of receipt within each connection; a PUBREL after its release is in the journal. Sans-I/O:
 //! the daemon feeds events in and takes [`Ack`]s out.
 //!
-//! It never answers for a connection that is gone (the peer sends again), and never answers early.
+//! Invariants:
+//! - Nothing is answered early. An answer waits for everything written before it, also where it answers a duplicate:
+//!   the first copy may not be durable yet.
+//! - Nothing is answered for a connection that is gone. The peer sends again, and finds its packet id held.
+//! - A message that finds no room waits here, and everything later of its connection behind it, so the order of a
+//!   connection is the order of its records. What waits is what was read already; the daemon stops reading.
+//!
+//! It never decides what to drop (the spool's policy does) and never sends.
 
-use crate::mqtt::Message;
-use crate::spool::{self, Spool};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::mqtt::{Message, Qos};
+use crate::spool::{self, Append, Spool, Ticket};
+
+/// MQTT 5 reason codes used in answers (2.4).
+mod reason {
+    pub(super) const SUCCESS: u8 = 0x00;
+    pub(super) const PACKET_ID_NOT_FOUND: u8 = 0x92;
+    pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
+    pub(super) const QUOTA_EXCEEDED: u8 = 0x97;
+}
 
 /// Which packet to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +47,9 @@ pub struct Ack {
     pub kind: AckKind,
     /// Packet id.
     pub pid: u16,
-    /// MQTT 5 reason code: 0x00; 0x97 (quota exceeded) for a message dropped at the bound; 0x95 (packet too large);
-    /// 0x92 (packet identifier not found) for a PUBCOMP of an unknown one. A 3.1.1 connection sends none.
+    /// MQTT 5 reason code: 0x00; 0x97 (quota exceeded) for a message dropped at the bound; 0x95 (packet too large)
+    /// for one larger than the spool takes; 0x92 (packet identifier not found) in a PUBCOMP of an unknown one. A 3.1.1
+    /// connection sends the packet without it.
     pub reason: u8,
 }
 
@@ -39,7 +58,7 @@ pub struct Ack {
 pub enum Admission {
     /// Written. Its answer comes out of [`Intake::next_ack`] after the commit.
     Stored,
-    /// QoS 2 packet id that is held: already stored. Answered all the same.
+    /// QoS 2 packet id that is held: stored before. Answered after the commit all the same.
     Duplicate,
     /// At the bound. The message is kept here; stop reading this connection until [`Intake::next_unblocked`] names it.
     Blocked,
@@ -47,6 +66,9 @@ pub enum Admission {
     Dropped,
     /// Larger than the spool takes. Answered, with a reason.
     TooLarge,
+    /// Too many QoS 2 packet ids are held already. Not answered: close the connection (0x93, Receive Maximum
+    /// exceeded). Not reading it would keep its PUBRELs out, which are what would help.
+    HeldFull,
 }
 
 /// Where a packet came from.
@@ -58,9 +80,23 @@ pub struct Origin<'a> {
     pub source: &'a str,
 }
 
+/// A message that found no room.
+#[derive(Debug)]
+struct Waiting {
+    source: Arc<str>,
+    pid: Option<u16>,
+    message: Message,
+    received_ms: u64,
+}
+
 /// The answers owed, and the messages that wait for room.
 #[derive(Debug, Default)]
-pub struct Intake {}
+pub struct Intake {
+    /// Tickets never decrease, so one queue keeps the order of every connection.
+    owed: VecDeque<(Ticket, Ack)>,
+    waiting: BTreeMap<u64, VecDeque<Waiting>>,
+    reused_pids: u64,
+}
 
 impl Intake {
     /// Nothing owed.
@@ -69,49 +105,149 @@ impl Intake {
         Intake::default()
     }
 
-    /// A PUBLISH arrived (`pid` is `None` at QoS 0; `message.qos` rules).
+    /// A PUBLISH arrived (`pid` is `None` at QoS 0; `message.qos` rules). `now_ms` is the time of receipt, unix ms.
     ///
     /// # Errors
-    /// The spool failed (final).
+    /// The spool failed (final), or [`spool::Error::Message`]: the message can't be represented; close the connection.
     pub fn publish(
         &mut self,
-        _spool: &mut Spool,
-        _from: Origin<'_>,
-        _pid: Option<u16>,
-        _message: Message,
-        _now_ms: u64,
+        spool: &mut Spool,
+        from: Origin<'_>,
+        pid: Option<u16>,
+        message: Message,
+        now_ms: u64,
     ) -> Result<Admission, spool::Error> {
-        Ok(Admission::Blocked)
+        if self.is_blocked(from.conn) {
+            self.wait(from, pid, message, now_ms);
+            return Ok(Admission::Blocked);
+        }
+        match self.offer(spool, from, pid, message, now_ms)? {
+            (Admission::Blocked, Some(message)) => {
+                self.wait(from, pid, message, now_ms);
+                Ok(Admission::Blocked)
+            }
+            (admission, _) => Ok(admission),
+        }
     }
 
-    /// A PUBREL arrived.
+    fn wait(&mut self, from: Origin<'_>, pid: Option<u16>, message: Message, received_ms: u64) {
+        let waiting = Waiting { source: Arc::from(from.source), pid, message, received_ms };
+        self.waiting.entry(from.conn).or_default().push_back(waiting);
+    }
+
+    /// Stores a message and owes its answer, or gives it back.
+    fn offer(
+        &mut self,
+        spool: &mut Spool,
+        from: Origin<'_>,
+        pid: Option<u16>,
+        message: Message,
+        now_ms: u64,
+    ) -> Result<(Admission, Option<Message>), spool::Error> {
+        let kind = match message.qos {
+            Qos::AtMostOnce => None,
+            Qos::AtLeastOnce => Some(AckKind::Puback),
+            Qos::ExactlyOnce => Some(AckKind::Pubrec),
+        };
+        if kind == Some(AckKind::Pubrec)
+            && let Some(pid) = pid
+        {
+            match spool.is_held_same(from.source, pid, &message) {
+                None => {}
+                Some(true) => {
+                    self.owe(spool.written(), from.conn, kind, Some(pid), reason::SUCCESS);
+                    return Ok((Admission::Duplicate, None));
+                }
+                // Not what is held under this packet id: a new message of a peer that forgot the old handshake.
+                // Taking it for a duplicate would lose it.
+                Some(false) => {
+                    self.reused_pids += 1;
+                    spool.release(from.source, pid)?;
+                }
+            }
+        }
+        let (admission, ticket, reason, back) = match spool.append(message, from.source, pid, now_ms)? {
+            Append::Stored { ticket, .. } => (Admission::Stored, ticket, reason::SUCCESS, None),
+            Append::Blocked(message) => return Ok((Admission::Blocked, Some(message))),
+            Append::HeldFull(message) => return Ok((Admission::HeldFull, Some(message))),
+            Append::Dropped => (Admission::Dropped, spool.written(), reason::QUOTA_EXCEEDED, None),
+            Append::TooLarge(_) => (Admission::TooLarge, spool.written(), reason::PACKET_TOO_LARGE, None),
+        };
+        self.owe(ticket, from.conn, kind, pid, reason);
+        Ok((admission, back))
+    }
+
+    fn owe(&mut self, ticket: Ticket, conn: u64, kind: Option<AckKind>, pid: Option<u16>, reason: u8) {
+        if let (Some(kind), Some(pid)) = (kind, pid) {
+            self.owed.push_back((ticket, Ack { conn, kind, pid, reason }));
+        }
+    }
+
+    /// A PUBREL arrived: the packet id is free for the source once the PUBCOMP is out.
     ///
     /// # Errors
     /// The spool failed (final).
-    pub fn pubrel(&mut self, _spool: &mut Spool, _from: Origin<'_>, _pid: u16) -> Result<(), spool::Error> {
+    pub fn pubrel(&mut self, spool: &mut Spool, from: Origin<'_>, pid: u16) -> Result<(), spool::Error> {
+        let reason = match spool.release(from.source, pid)? {
+            Some(_) => reason::SUCCESS,
+            // Released before: maybe by an entry that is not durable yet, so this answer waits as well.
+            None => reason::PACKET_ID_NOT_FOUND,
+        };
+        self.owe(spool.written(), from.conn, Some(AckKind::Pubcomp), Some(pid), reason);
         Ok(())
     }
 
     /// The connection is gone: its answers and waiting messages go with it.
-    pub fn closed(&mut self, _conn: u64) {}
-
-    /// The next answer whose record is on disk, in order of receipt.
-    pub fn next_ack(&mut self, _spool: &Spool) -> Option<Ack> {
-        None
+    pub fn closed(&mut self, conn: u64) {
+        self.waiting.remove(&conn);
+        self.owed.retain(|(_, ack)| ack.conn != conn);
     }
 
-    /// Offers the waiting messages again (after [`Spool::poll`] said something), and names a connection all of whose
-    /// messages found room: resume reading it. Call until `None`.
+    /// The next answer whose record is on disk, in order of receipt.
+    pub fn next_ack(&mut self, spool: &Spool) -> Option<Ack> {
+        let (ticket, _) = self.owed.front()?;
+        if *ticket > spool.durable() {
+            return None;
+        }
+        self.owed.pop_front().map(|(_, ack)| ack)
+    }
+
+    /// Offers the waiting messages again (call it until `None` after [`Spool::poll`] said something, and after
+    /// [`Spool::flush`] where the disk was full), and names a connection all of whose messages found room: resume
+    /// reading it.
     ///
     /// # Errors
     /// The spool failed (final).
-    pub fn next_unblocked(&mut self, _spool: &mut Spool) -> Result<Option<u64>, spool::Error> {
-        Ok(None)
+    pub fn next_unblocked(&mut self, spool: &mut Spool) -> Result<Option<u64>, spool::Error> {
+        // One connection at a time, the oldest first: a later one must not take the room an earlier one waits for.
+        let Some(conn) = self.waiting.keys().next().copied() else { return Ok(None) };
+        while let Some(w) = self.waiting.get_mut(&conn).and_then(VecDeque::pop_front) {
+            let from = Origin { conn, source: &w.source };
+            if let (_, Some(message)) = self.offer(spool, from, w.pid, w.message, w.received_ms)? {
+                let again = Waiting { message, ..w };
+                self.waiting.entry(conn).or_default().push_front(again);
+                return Ok(None);
+            }
+        }
+        self.waiting.remove(&conn);
+        Ok(Some(conn))
     }
 
     /// Whether this connection waits for room.
     #[must_use]
-    pub fn is_blocked(&self, _conn: u64) -> bool {
-        false
+    pub fn is_blocked(&self, conn: u64) -> bool {
+        self.waiting.contains_key(&conn)
+    }
+
+    /// Answers owed and messages waiting, for `/status`.
+    #[must_use]
+    pub fn pending(&self) -> (usize, usize) {
+        (self.owed.len(), self.waiting.values().map(VecDeque::len).sum())
+    }
+
+    /// Times a peer used a held packet id for another message.
+    #[must_use]
+    pub fn reused_pids(&self) -> u64 {
+        self.reused_pids
     }
 }

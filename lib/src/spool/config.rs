@@ -85,7 +85,8 @@ pub struct SpoolConfig {
     pub tail_bytes: usize,
     /// How far reading may go ahead of the oldest unacknowledged record, in records. Default 4096, at most 65535.
     pub window: usize,
-    /// Bound for inbound QoS 2 packet ids held at once, over all sources. Default 65535. Beyond it: blocked.
+    /// Bound for inbound QoS 2 packet ids held at once, over all sources. Default 65535. Beyond it a
+    /// connection is ended.
     pub held_max: usize,
     /// Bound for `dead-letter/` in bytes. Default 64 MiB. The oldest files make room.
     pub dead_letter_bytes: u64,

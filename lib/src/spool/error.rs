@@ -57,6 +57,14 @@ pub enum Error {
         /// What failed first.
         what: String,
     },
+    /// A dead letter can't be written. The record stays in flight.
+    #[error("cannot write a dead letter into {} (the record stays in the queue)", path.display())]
+    DeadLetter {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// A message can't be represented (a string longer than 65535 bytes).
     #[error("cannot store the message: {0}")]
     Message(&'static str),
@@ -72,6 +80,6 @@ impl Error {
     /// Whether the spool can't be used any more in this process (end with EX_IOERR).
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self, Error::NotInFlight { .. } | Error::Message(_))
+        !matches!(self, Error::NotInFlight { .. } | Error::Message(_) | Error::DeadLetter { .. })
     }
 }

@@ -56,6 +56,8 @@ pub enum Append {
     Blocked(Message),
     /// At the bound and the policy is `drop-newest`: it is gone, and counted.
     Dropped,
+    /// `held-max` QoS 2 packet ids are held: refuse it by ending the connection.
+    HeldFull(Message),
     /// Larger than `max-record-bytes`: here it is again. Counted.
     TooLarge(Message),
 }
@@ -141,6 +143,8 @@ pub struct Stats {
     pub acked: u64,
     /// Records dropped at the bound, oldest or newest, by QoS.
     pub dropped: [u64; 3],
+    /// Messages refused because too many QoS 2 packet ids were held.
+    pub held_full: u64,
     /// Messages refused because of their size.
     pub too_large: u64,
     /// Times a message was blocked at the bound.
