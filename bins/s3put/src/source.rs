@@ -293,7 +293,7 @@ impl Input {
             Admission::Stored | Admission::Blocked => self.received += 1,
             Admission::Duplicate => self.duplicates += 1,
             // The spool counts these.
-            Admission::Dropped | Admission::TooLarge => {}
+            Admission::Dropped | Admission::TooLarge | Admission::HeldFull => {}
         }
     }
 
