@@ -452,3 +452,26 @@ fn an_idle_client_sleeps() {
     assert_eq!(d.turn(Duration::from_millis(300)), None);
     assert!(before.elapsed() >= Duration::from_millis(290), "woken for nothing");
 }
+
+#[test]
+fn a_daemon_can_ask_for_a_new_connection_without_the_will_being_published() {
+    if !have("a_daemon_can_ask", "mosquitto") {
+        return;
+    }
+    let broker = Broker::start("again", "");
+    let mut watcher = Driver::new(broker.config("watcher", Version::V5));
+    watcher.connected();
+    watcher.subscribe("w");
+    let mut cfg = broker.config("again", Version::V5);
+    cfg.will = Some(message("w", "gone", 0));
+    let mut d = Driver::new(cfg);
+    d.connected();
+    d.client.reconnect(0, "no acknowledgement for 30 s", Instant::now());
+    let (kind, reason) = d.disconnected();
+    assert_eq!(kind, DisconnectKind::Requested);
+    assert!(reason.contains("no acknowledgement for 30 s"), "{reason}");
+    assert!(d.connected());
+    assert_eq!(d.client.connection(), 2);
+    let seen = watcher.idle(Duration::from_millis(200));
+    assert!(!seen.iter().any(|e| matches!(e, ClientEvent::Publish { .. })), "{seen:?}");
+}

@@ -127,6 +127,8 @@ pub enum DisconnectKind {
     Protocol,
     /// Closed or reset by the other side without a word.
     Closed,
+    /// [`Client::reconnect`](super::Client::reconnect) was called.
+    Requested,
     /// [`Client::stop`] was called: nothing follows.
     Stopped,
 }
@@ -134,8 +136,9 @@ pub enum DisconnectKind {
 /// What happened. Taken one by one with [`Client::next_event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
-    /// CONNACK was good. Without `session_present` the server has forgotten everything: subscribe again, drop the
-    /// set of held inbound ids of this server, resend what is in flight as new (DUP clear). With it, resend with DUP
+    /// CONNACK was good. Without `session_present` the server has forgotten everything: drop the set of held inbound
+    /// ids of this server durably, and only then subscribe again (the server's ids start anew, and an old held id
+    /// must not survive a crash); resend what is in flight as new (DUP clear). With it, resend with DUP
     /// set, PUBREL for what has PUBREC. The held set given to `set_inbound_held` is dropped by itself then.
     Connected {
         /// The server still had the session.

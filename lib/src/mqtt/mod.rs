@@ -5,7 +5,7 @@
 //! connection (`session`, `ingest::peer`; both without I/O and clock) and the sockets (`client`, `ingest`).
 //!
 //! Invariants:
-//! - Nothing is acknowledged unless the daemon says so. The one exception is a QoS 2 duplicate of a packet id
+//! - Nothing is acknowledged unless the daemon says so. The one exception is a QoS 2 redelivery of a packet id
 //!   that the daemon itself declared durable (see [`Client::set_inbound_held`]).
 //! - What is in flight is the daemon's to remember. No packet is kept here after it was written out, and none is
 //!   sent twice by itself.

@@ -255,6 +255,12 @@ impl Session {
             && message.qos == Qos::ExactlyOnce
             && self.held.contains(&pid)
         {
+            if !dup {
+                // No redelivery (3.3.1.1): a server that forgot the old exchange uses the id anew. The daemon decides.
+                self.held.remove(&pid);
+                self.unanswered.insert(pid);
+                return Some(ClientEvent::Publish { pid: Some(pid), dup, message });
+            }
             // Durable already: the PUBREC was lost.
             wire::encode_ack(self.out.vec(), self.cfg.version, kind::PUBREC, pid, 0);
             return None;

@@ -133,6 +133,22 @@ fn an_answer_to_an_earlier_connection_is_dropped() {
 }
 
 #[test]
+fn a_held_id_without_dup_is_a_message_to_look_at() {
+    let mut s = session(Version::V5);
+    s.set_held(HashSet::from([5, 6]));
+    s.open(Instant::now()).unwrap();
+    s.out.clear();
+    feed(&mut s, &[0x20, 3, 1, 0, 0]).unwrap();
+    let publish = |flags: u8, pid: u8| [0x30 | flags, 6, 0, 1, b't', 0, pid, 0];
+    assert_eq!(feed(&mut s, &publish(0b1100, 6)).unwrap(), []);
+    assert_eq!(s.out.bytes(), [0x50, 2, 0, 6], "redelivery of what is durable");
+    s.out.clear();
+    assert_eq!(feed(&mut s, &publish(0b0100, 5)).unwrap().len(), 1, "the id is used anew");
+    assert_eq!(feed(&mut s, &publish(0b1100, 5)).unwrap().len(), 1, "and that is not durable yet");
+    assert!(s.out.is_empty());
+}
+
+#[test]
 fn an_unknown_id_of_the_server_is_released_there() {
     let mut s = up(Version::V5, &[0x20, 3, 1, 0, 0], Instant::now());
     assert_eq!(feed(&mut s, &[0x50, 2, 0, 77]).unwrap(), []);
@@ -273,6 +289,28 @@ fn simulation_nothing_is_answered_before_it_is_durable_and_qos2_is_stored_once()
     }
 }
 
+/// The connection breaks, or the process dies and loses what was not durable; then both come back.
+fn crash(s: &mut Session, d: &mut Daemon, server: &Server, link: &mut InBuf, process: bool) {
+    link.clear();
+    s.lost();
+    d.owed.clear();
+    if process {
+        *s = session(Version::V5);
+        d.stored.truncate(d.durable);
+        d.held.retain(|_, index| *index < d.durable);
+    }
+    s.set_held(d.held.iter().filter(|(_, i)| **i < d.durable).map(|(pid, _)| *pid).collect());
+    s.open(Instant::now()).unwrap();
+    s.out.clear();
+    link.vec().extend_from_slice(&[0x20, 3, 1, 0, 0]);
+    for (pid, payload, qos) in server.sent.clone() {
+        link.vec().extend_from_slice(&server.publish(pid, payload, qos, true));
+    }
+    for pid in server.released.clone() {
+        wire::encode_ack(link.vec(), Version::V5, kind::PUBREL, pid, 0);
+    }
+}
+
 fn simulate(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let t0 = Instant::now();
@@ -306,27 +344,7 @@ fn simulate(seed: u64) {
                     s.ack(packet, pid, 0);
                 }
             }
-            13 => {
-                // The connection breaks, or the process dies and loses what was not durable.
-                link.clear();
-                s.lost();
-                d.owed.clear();
-                if rng.bool() {
-                    s = session(Version::V5);
-                    d.stored.truncate(d.durable);
-                    d.held.retain(|_, index| *index < d.durable);
-                }
-                s.set_held(d.held.iter().filter(|(_, i)| **i < d.durable).map(|(pid, _)| *pid).collect());
-                s.open(t0).unwrap();
-                s.out.clear();
-                link.vec().extend_from_slice(&[0x20, 3, 1, 0, 0]);
-                for (pid, payload, qos) in server.sent.clone() {
-                    link.vec().extend_from_slice(&server.publish(pid, payload, qos, true));
-                }
-                for pid in server.released.clone() {
-                    wire::encode_ack(link.vec(), Version::V5, kind::PUBREL, pid, 0);
-                }
-            }
+            13 => crash(&mut s, &mut d, &server, &mut link, rng.bool()),
             14..=16 => server.hear(&mut s.out, &d, &mut link),
             _ => daemon_turn(&mut s, &mut d, &mut link),
         }

@@ -153,6 +153,18 @@ impl Client {
         }
     }
 
+    /// Gives the connection up and makes a new one after the backoff: for a daemon that waits too long for an
+    /// acknowledgement, or that can't take more. `code` goes into DISCONNECT (MQTT 5); with 0 the server does
+    /// not publish the will. Without a connection it does nothing.
+    pub fn reconnect(&mut self, code: u8, why: &str, now: Instant) {
+        self.now = Some(now);
+        if self.session.is_up() && self.ended.is_none() && self.stopping.is_none() {
+            self.session.disconnect(code);
+            let fault = Fault { kind: DisconnectKind::Requested, reason: why.to_owned() };
+            self.ended = Some(self.name_peer(fault));
+        }
+    }
+
     /// Whether `token` belongs to the current socket of this client.
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
@@ -356,7 +368,8 @@ impl Client {
     }
 
     /// The QoS 2 ids of this server that are durably stored and not yet released. To be given before `start` and at
-    /// every `Disconnected`. A duplicate PUBLISH of such an id is answered with PUBREC at once and not surfaced.
+    /// every `Disconnected`. A redelivery (DUP) of such an id is answered with PUBREC at once and not surfaced; without
+    /// DUP it is surfaced, for a server that lost its memory may use the id for another message.
     /// An id whose record is not yet on disk must not be in the set: its duplicate comes as `Publish`, to be answered
     /// after the commit. The set is emptied when the server has no session (`session_present: false`), for ids
     /// start anew then.

@@ -196,11 +196,13 @@ impl Peer {
 
     fn publish(&mut self, pid: Option<u16>, dup: bool, message: Message) -> Option<PeerEvent> {
         if let Some(pid) = pid {
-            if message.qos == Qos::ExactlyOnce && self.held.contains(&pid) {
+            if message.qos == Qos::ExactlyOnce && dup && self.held.contains(&pid) {
                 // Durable already: the PUBREC was lost.
                 wire::encode_ack(self.out.vec(), self.version, kind::PUBREC, pid, 0);
                 return None;
             }
+            // No redelivery (3.3.1.1) of what is held: a client that forgot uses the id anew. The daemon decides.
+            self.held.remove(&pid);
             self.unanswered.insert(pid);
         }
         Some(PeerEvent::Publish { pid, dup, message })

@@ -44,9 +44,17 @@ fn up(connect: &[u8], held: &[u16]) -> Peer {
 }
 
 fn publish(qos: u8, pid: u16, version: Version) -> Vec<u8> {
+    encode(qos, pid, false, version)
+}
+
+fn again(pid: u16, version: Version) -> Vec<u8> {
+    encode(2, pid, true, version)
+}
+
+fn encode(qos: u8, pid: u16, dup: bool, version: Version) -> Vec<u8> {
     let mut out = Vec::new();
     let message = Message { topic: "t".into(), qos: Qos::from_u8(qos).unwrap(), ..Message::default() };
-    wire::Outgoing::new(version, (qos > 0).then_some(pid), false, &message).unwrap().encode(&mut out);
+    wire::Outgoing::new(version, (qos > 0).then_some(pid), dup, &message).unwrap().encode(&mut out);
     out
 }
 
@@ -71,21 +79,25 @@ fn the_will_is_kept_until_a_clean_goodbye() {
 fn a_held_id_is_answered_and_an_open_one_is_surfaced_again() {
     for (connect, version) in [(connect_v5(0, &[]), Version::V5), (connect_v311(), Version::V311)] {
         let mut peer = up(&connect, &[9]);
-        assert_eq!(feed(&mut peer, &publish(2, 9, version)).0, []);
+        assert_eq!(feed(&mut peer, &again(9, version)).0, []);
         assert_eq!(peer.out.bytes(), [0x50, 2, 0, 9], "PUBREC for what is durable");
         peer.out.clear();
         assert_eq!(feed(&mut peer, &publish(2, 7, version)).0.len(), 1);
         assert_eq!(
-            feed(&mut peer, &publish(2, 7, version)).0.len(),
+            feed(&mut peer, &again(7, version)).0.len(),
             1,
             "not durable yet: the daemon is asked again"
         );
         assert!(peer.out.is_empty(), "no PUBREC before the daemon says so");
         peer.ack(kind::PUBREC, 7, 0);
-        assert_eq!(feed(&mut peer, &publish(2, 7, version)).0, []);
+        assert_eq!(feed(&mut peer, &again(7, version)).0, []);
         assert_eq!(peer.out.bytes(), [0x50, 2, 0, 7, 0x50, 2, 0, 7]);
         assert_eq!(feed(&mut peer, &[0x62, 2, 0, 7]).0, [PeerEvent::Pubrel { pid: 7 }]);
         assert_eq!(feed(&mut peer, &publish(2, 7, version)).0.len(), 1, "a new message after PUBREL");
+        peer.ack(kind::PUBREC, 7, 0);
+        // A client that lost its memory uses a held id for another message: it does not say DUP.
+        assert_eq!(feed(&mut peer, &publish(2, 7, version)).0.len(), 1);
+        assert_eq!(feed(&mut peer, &again(7, version)).0.len(), 1, "what was surfaced is not durable");
     }
 }
 

@@ -234,7 +234,7 @@ impl Ingest {
     }
 
     /// Answers [`IngestEvent::Connect`]. `held` are the QoS 2 ids of the source that are durable and not released;
-    /// their duplicates are answered here. CONNACK says session-present when the client did not ask for a
+    /// their redeliveries (DUP) are answered here. CONNACK says session-present when the client did not ask for a
     /// clean start and `held` is not empty or the session is known from before in this process.
     pub fn accept(&mut self, conn: ConnId, held: HashSet<u16>, now: Instant) {
         let token = conn.0 as usize;
@@ -283,6 +283,15 @@ impl Ingest {
             if !pause {
                 self.resume(token);
             }
+        }
+    }
+
+    /// Ends one connection with this MQTT 5 reason; its will is published, and `Closed` follows.
+    pub fn close_client(&mut self, conn: ConnId, code: u8, why: &str) {
+        let token = conn.0 as usize;
+        if let Some(client) = self.clients.get_mut(&token) {
+            client.peer.end(code);
+            self.close(token, why.to_owned());
         }
     }
 
