@@ -211,8 +211,11 @@ fn probability(detection: &Detection) -> f32 {
 mod tests {
     use super::*;
 
+    /// Stride, cls, obj, bbox, kps.
+    type Tensor = (u32, Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>);
+
     /// A 64 x 32 input: 8 x 4, 4 x 2 and 2 x 1 cells, all silent.
-    struct Tensors(Vec<(u32, Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>)>);
+    struct Tensors(Vec<Tensor>);
 
     impl Tensors {
         fn silent() -> Tensors {
