@@ -43,7 +43,12 @@ const MISTAKES: &[Mistake] = &[
     mistake("mqfwd", 2, "[cloud]\nport = \"1883\"\n", &["port", "integer"]),
     mistake("mqfwd", 2, "[cloud]\nport = 70000\n", &["port"]),
     mistake("mqfwd", 2, "[cloud]\nversion = \"4\"\n", &["version", "3.1.1"]),
-    mistake("mqfwd", 2, "[spool]\nsegment-bytes = 5000\n", &["segment-bytes", "64 KiB"]),
+    mistake(
+        "mqfwd",
+        2,
+        "[spool]\nsegment-bytes = 5000\n[[route]]\nfrom = \"t\"\n",
+        &["segment-bytes", "64 KiB"],
+    ),
     mistake("mqfwd", 2, "[spool]\nmax-bytes = \"12 parsecs\"\n", &["max-bytes"]),
     mistake("mqfwd", 2, "[spool]\nfull-qos1 = \"forget\"\n", &["full-qos1", "drop-oldest"]),
     mistake("mqfwd", 2, "[local]\nmode = \"broadcast\"\n", &["mode", "subscribe", "listen"]),
@@ -51,17 +56,17 @@ const MISTAKES: &[Mistake] = &[
     mistake("mqfwd", 2, "[[route]]\nfrom = \"t/#/x\"\nto = \"up\"\n", &["from", "#"]),
     mistake("s3put", 2, "[target]\nto = \"ftp://example.org\"\n", &["to", "expected", "s3://"]),
     // What belongs together.
-    mistake("mqfwd", 2, "[cloud.tls]\nserver-name = \"x\"\n", &["tls", "ca-file"]),
+    mistake("mqfwd", 2, "[cloud.tls]\nserver-name = \"x\"\n[[route]]\nfrom = \"t\"\n", &["tls", "ca-file"]),
     mistake(
         "mqfwd",
         4,
-        "[cloud]\nhost = \"h\"\nusername = \"u\"\npassword-file = \"/nonexistent/secret\"\n",
+        "[cloud]\nhost = \"h\"\nusername = \"u\"\npassword-file = \"/nonexistent/secret\"\n[[route]]\nfrom = \"t\"\n",
         &["password-file", "No such file"],
     ),
     mistake(
         "mqfwd",
         3,
-        "[local]\nmode = \"listen\"\nlisten.address = \"nowhere\"\n",
+        "[local]\nmode = \"listen\"\nlisten.address = \"nowhere\"\n[[route]]\nfrom = \"t\"\n",
         &["address", "expected"],
     ),
     mistake(
@@ -104,8 +109,8 @@ fn mistakes_are_named_with_their_place() {
 #[test]
 fn starting_with_a_mistake_ends_with_78() {
     let scratch = Scratch::new("toml78");
-    for mistake in [&MISTAKES[0], &MISTAKES[1], &MISTAKES[2]] {
-        check(&scratch, 99, mistake, &[]);
+    for (n, mistake) in MISTAKES[..3].iter().enumerate() {
+        check(&scratch, n, mistake, &[]);
     }
 }
 

@@ -6,6 +6,7 @@ mod disk;
 mod garbage;
 mod install;
 mod launcher;
+mod pipeline;
 mod relay;
 mod rig;
 mod store;

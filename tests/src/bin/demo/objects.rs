@@ -13,7 +13,6 @@ use time::format_description::well_known::Rfc3339;
 /// One stored face.
 #[derive(Clone, Debug)]
 pub struct Object {
-    pub key: String,
     pub bytes: Vec<u8>,
     pub content_type: String,
     /// Everything said about it, by name.
@@ -81,17 +80,17 @@ fn flat(value: &Value) -> BTreeMap<String, String> {
     out
 }
 
-fn object(root: &Path, path: &Path, stored: &Path, meta: BTreeMap<String, String>) -> Object {
+fn object(root: &Path, path: &Path, stored: &Path, mut meta: BTreeMap<String, String>) -> Object {
     let bytes = std::fs::read(path).unwrap_or_default();
     let key = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+    meta.insert("key".into(), key);
     let at = stored.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::now());
     let at = OffsetDateTime::from(at);
     let since = |name: &str| {
-        let time = meta.iter().find(|(key, _)| key.ends_with(name)).map(|(_, value)| value)?;
-        let time = OffsetDateTime::parse(time, &Rfc3339).ok()?;
+        let time = OffsetDateTime::parse(meta.get(name)?, &Rfc3339).ok()?;
         Some((at - time).as_seconds_f64() * 1000.0)
     };
     let content_type = if bytes.starts_with(b"\x89PNG") { "image/png" } else { "image/jpeg" }.to_owned();
     let (latency_ms, after_choice_ms) = (since("time"), since("published"));
-    Object { key, bytes, content_type, latency_ms, after_choice_ms, meta }
+    Object { bytes, content_type, latency_ms, after_choice_ms, meta }
 }

@@ -21,19 +21,20 @@ p { color: var(--soft); margin: 0 0 1.6rem; max-width: 70ch }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden }
 figure img { display: block; width: 100%; height: 250px; object-fit: contain; background: #000 }
 figcaption { padding: .8rem 1rem 1rem }
-figcaption strong { display: block; margin-bottom: .35rem }
+figcaption strong { margin-right: .6rem } time { color: var(--soft); font-size: .8rem; font-variant-numeric: tabular-nums }
+dl { margin-top: .5rem !important } summary { cursor: pointer; color: var(--soft); font-size: .83rem; margin-top: .5rem }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .05rem .8rem; margin: 0; font-size: .83rem }
 dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; overflow-x: auto; font-size: .82rem; margin-top: 2rem }
 ";
 
-/// What is shown first, in this order, where it is known; the rest follows by name.
-const FIRST: [&str; 8] =
-    ["time", "score", "score-raw", "detector", "bbox", "frame", "track-frames", "latitude"];
+/// What is shown at once, in this order, where it is known; everything else is folded away.
+const FIRST: [&str; 7] = ["score", "score-raw", "detector", "bbox", "frame", "track-frames", "location"];
 
 pub fn html(pipeline: &Pipeline, counts: &Counts, objects: &[Object], table: &str) -> String {
     let mut faces: Vec<&Object> = objects.iter().collect();
-    faces.sort_by_key(|o| (value(o, "camera"), value(o, "time")));
+    // The walk first: it has the more interesting faces.
+    faces.sort_by_key(|o| (std::cmp::Reverse(value(o, "camera")), value(o, "time")));
     let cards: String = faces.iter().map(|o| card(o)).collect();
     let steps = [
         (counts.frames, "frames read"),
@@ -47,7 +48,7 @@ pub fn html(pipeline: &Pipeline, counts: &Counts, objects: &[Object], table: &st
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Faces</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<style>{STYLE}</style></head>\n\
-         <body><h1>{} faces</h1>\n<p>Each picture below is one object as s3put stored it: {}. Its metadata travelled with it.</p>\n\
+         <body><h1>{} faces</h1>\n<p>Found by faced, carried by mqfwd, stored by s3put ({}). Each picture is one stored object; what is written beside it travelled with it.</p>\n\
          <section class=\"flow\">{steps}</section>\n<section class=\"faces\">{cards}</section>\n<pre>{}</pre></body></html>\n",
         objects.len(),
         escape(&pipeline.description()),
@@ -61,28 +62,22 @@ fn value(object: &Object, name: &str) -> String {
 
 fn card(object: &Object) -> String {
     let source = format!("data:{};base64,{}", object.content_type, STANDARD.encode(&object.bytes));
+    let row = |name: &str, value: &str| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
     let mut rows = String::new();
-    let mut row =
-        |name: &str, value: &str| rows += &format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
     for name in FIRST {
         if let Some(value) = object.meta.get(name) {
-            row(name, value);
+            rows += &row(name, value);
         }
     }
-    for (name, value) in &object.meta {
-        // Long values (landmarks, checksums) would drown the others.
-        if !FIRST.contains(&name.as_str()) && name != "camera" && value.len() <= 90 {
-            row(name, value);
-        }
-    }
-    row("key", &object.key);
-    row("bytes", &object.bytes.len().to_string());
     if let Some(ms) = object.latency_ms {
-        row("frame to object", &format!("{ms:.0} ms"));
+        rows += &row("to object", &format!("{ms:.0} ms"));
     }
-    let camera = escape(&value(object, "camera"));
+    let all: String = object.meta.iter().map(|(name, value)| row(name, value)).collect();
+    let (camera, time) = (escape(&value(object, "camera")), escape(&value(object, "time")));
     format!(
-        "<figure><img alt=\"face\" src=\"{source}\"><figcaption><strong>{camera}</strong><dl>{rows}</dl></figcaption></figure>\n"
+        "<figure><img alt=\"face from {camera}\" src=\"{source}\"><figcaption><strong>{camera}</strong><time>{time}</time>\
+         <dl>{rows}</dl><details><summary>{} bytes, all metadata</summary><dl>{all}</dl></details></figcaption></figure>\n",
+        object.bytes.len()
     )
 }
 
