@@ -47,6 +47,11 @@ impl<K: Ord + Clone> Timers<K> {
         }
     }
 
+    /// Whether `key` is to fire.
+    pub fn is_set(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// When the earliest timer fires.
     pub fn deadline(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)

@@ -1,0 +1,651 @@
+//! What goes to the next hop, and when: the window, resends, packet ids, poison, holds.
+//!
+//! Owns: the messages in flight on the connection to the next hop. A record is acknowledged in the queue only when the
+//! next hop said so (or it lies in `dead-letter/`); a QoS 2 record is published only after its packet id is journaled,
+//! and released only after its PUBREC is.
+//! Never: does I/O of its own, reads the clock, or draws random numbers; the queue and the peer are traits, which the
+//! simulation of the tests implements as models.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use edge::mqtt::{DisconnectKind, Message, PeerLimits, PublishError, Qos, reason_text};
+use edge::spool::{Delivery, OutState, Record, Seq};
+
+use crate::route::Routes;
+
+/// The user property that lists the forwarders a message passed, one entry each: it stops loops.
+pub const HOP: &str = "hop";
+
+/// The durable queue, as the outlet sees it. See [`edge::spool::Spool`] for what each call promises.
+pub trait Queue {
+    /// What makes the queue unusable.
+    type Error: std::error::Error;
+    /// A point in the order of what was written.
+    type Ticket: Copy + Ord;
+    fn durable(&self) -> Self::Ticket;
+    fn written(&self) -> Self::Ticket;
+    fn next(&mut self) -> Result<Option<Delivery>, Self::Error>;
+    fn ack(&mut self, seq: Seq) -> bool;
+    fn rewind(&mut self);
+    fn fetch(&mut self, seq: Seq) -> Result<std::sync::Arc<Record>, Self::Error>;
+    /// `Ok(false)`: the dead letter could not be written, the record stays in flight.
+    fn dead_letter(&mut self, seq: Seq, reason: &str, now_ms: u64) -> Result<bool, Self::Error>;
+    fn out_published(&mut self, seq: Seq, pid: u16) -> Result<Self::Ticket, Self::Error>;
+    fn out_received(&mut self, pid: u16) -> Result<Option<Self::Ticket>, Self::Error>;
+    fn out_done(&mut self, pid: u16) -> Result<Option<Seq>, Self::Error>;
+    fn outbound_pids(&self) -> Vec<u16>;
+    fn out_session_lost(&mut self) -> Result<(), Self::Error>;
+}
+
+/// The connection to the next hop. See [`edge::mqtt::Client`].
+pub trait Peer {
+    fn acquire_pid(&mut self) -> Option<u16>;
+    fn reserve_pid(&mut self, pid: u16) -> bool;
+    fn release_pid(&mut self, pid: u16);
+    fn publish(&mut self, pid: Option<u16>, dup: bool, message: &Message) -> Result<(), PublishError>;
+    fn pubrel(&mut self, pid: u16) -> Result<(), PublishError>;
+}
+
+/// Bounds and times, from the table `[forward]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Most unacknowledged messages; the server's Receive Maximum lowers it.
+    pub window: usize,
+    /// The oldest message may be unacknowledged this long before the connection is made anew.
+    pub ack_timeout: Duration,
+    /// So many connections in a row that end on the same first message make it poison.
+    pub poison_disconnects: u32,
+    /// First and longest pause after the next hop asked to wait or did not let us publish.
+    pub hold: (Duration, Duration),
+    /// `origin` of what we forward: with `seq` it names a message for ever.
+    pub origin: String,
+    /// Our name in the list of hops that a message carries.
+    pub hop: String,
+}
+
+/// The time of a turn of the loop, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub mono: Instant,
+    /// ms since 1970, UTC.
+    pub unix_ms: u64,
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// PUBLISH packets sent, resends included.
+    pub sent: u64,
+    /// Of these, with DUP.
+    pub resent: u64,
+    /// Messages that the next hop acknowledged.
+    pub acked: u64,
+    /// Messages whose expiry passed in the queue.
+    pub expired: u64,
+    /// Messages put into `dead-letter/`.
+    pub dead: u64,
+    /// Times the next hop had forgotten our session.
+    pub sessions_lost: u64,
+    /// Connections given up because the oldest message was not acknowledged in time.
+    pub ack_timeouts: u64,
+}
+
+/// Why nothing (more than a probe) is sent, though there is a connection.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    /// For people: what the next hop said.
+    pub why: String,
+    /// The next probe.
+    pub until: Instant,
+    /// Somebody must do something (unlike "wait").
+    pub alarm: bool,
+    delay: Duration,
+}
+
+#[derive(Debug)]
+struct Flight {
+    seq: Seq,
+    qos: Qos,
+}
+
+/// A message with all that is decided about it but not yet in the output buffer.
+#[derive(Debug)]
+struct Ready {
+    record: std::sync::Arc<Record>,
+    pid: Option<u16>,
+    qos: Qos,
+    dup: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Go,
+    Stop,
+}
+
+/// The messages in flight to one next hop.
+#[derive(Debug)]
+pub struct Outlet<T> {
+    settings: Settings,
+    routes: Routes,
+    limits: Option<PeerLimits>,
+    flights: HashMap<u16, Flight>,
+    /// In order of sending; entries whose flight is over are skipped.
+    sent: VecDeque<(Instant, u16, Seq)>,
+    /// Packet ids of QoS 1 messages sent on an earlier connection of the same session.
+    kept: HashMap<Seq, u16>,
+    /// Waits for the journal (QoS 2), or behind one that does, so that the order holds.
+    waiting: VecDeque<(T, Ready)>,
+    /// PUBRELs that wait for the journal.
+    releases: VecDeque<(T, u16)>,
+    stash: Option<Ready>,
+    retry: VecDeque<Seq>,
+    hold: Option<Hold>,
+    suspect: Option<(Seq, u32)>,
+    progressed: bool,
+    /// What happened since the start.
+    pub counters: Counters,
+}
+
+impl<T: Copy + Ord> Outlet<T> {
+    /// Nothing in flight. The packet ids of handshakes in the queue's journal are reserved at `peer`.
+    pub fn new<Q: Queue<Ticket = T>>(
+        settings: Settings,
+        routes: Routes,
+        queue: &Q,
+        peer: &mut impl Peer,
+    ) -> Self {
+        for pid in queue.outbound_pids() {
+            peer.reserve_pid(pid);
+        }
+        Outlet {
+            settings,
+            routes,
+            limits: None,
+            flights: HashMap::new(),
+            sent: VecDeque::new(),
+            kept: HashMap::new(),
+            waiting: VecDeque::new(),
+            releases: VecDeque::new(),
+            stash: None,
+            retry: VecDeque::new(),
+            hold: None,
+            suspect: None,
+            progressed: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// New bounds and routes, after a reload. What is in flight stays.
+    pub fn reconfigure(&mut self, settings: Settings, routes: Routes) {
+        self.settings = settings;
+        self.routes = routes;
+    }
+
+    /// Messages sent and not acknowledged.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Why only probes are sent, if so.
+    pub fn held(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
+    /// The message that several connections in a row ended on, with their number.
+    pub fn suspect(&self) -> Option<(Seq, u32)> {
+        self.suspect
+    }
+
+    /// When [`Outlet::timer`] wants to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.limits?;
+        let oldest = self.sent.front().map(|(at, _, _)| *at + self.settings.ack_timeout);
+        let probe = self.hold.as_ref().map(|hold| hold.until);
+        match (oldest, probe) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Time has passed. `Some`: the oldest message waits too long; drop the connection and make a new one.
+    pub fn timer(&mut self, now: Instant) -> Option<String> {
+        self.forget_finished();
+        let (at, _, seq) = *self.sent.front()?;
+        let waited = now.saturating_duration_since(at);
+        if self.limits.is_none() || waited < self.settings.ack_timeout {
+            return None;
+        }
+        self.counters.ack_timeouts += 1;
+        Some(format!("message {seq} is not acknowledged after {} s", waited.as_secs()))
+    }
+
+    fn forget_finished(&mut self) {
+        while let Some((_, pid, seq)) = self.sent.front()
+            && self.flights.get(pid).is_none_or(|flight| flight.seq != *seq)
+        {
+            self.sent.pop_front();
+        }
+    }
+
+    /// CONNACK. What was in flight is sent again: with its packet id and DUP if the next hop still has the session, as
+    /// new otherwise.
+    pub fn connected<Q: Queue<Ticket = T>>(
+        &mut self,
+        session_present: bool,
+        limits: PeerLimits,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+    ) -> Result<(), Q::Error> {
+        let flights = std::mem::take(&mut self.flights);
+        self.sent.clear();
+        // Ids of what was taken in hand but never published belong to no exchange; journaled ones stay reserved.
+        let waiting = self.waiting.drain(..).map(|(_, ready)| ready);
+        for ready in self.stash.take().into_iter().chain(waiting) {
+            match (ready.pid, ready.qos) {
+                (Some(pid), Qos::AtLeastOnce) => drop(self.kept.insert(ready.record.seq, pid)),
+                // The queue hands out QoS 0 only once.
+                _ if ready.record.message.qos == Qos::AtMostOnce => self.stash = Some(ready),
+                _ => {}
+            }
+        }
+        self.releases.clear();
+        self.retry.clear();
+        for (pid, flight) in flights {
+            if flight.qos == Qos::AtLeastOnce {
+                self.kept.insert(flight.seq, pid);
+            }
+        }
+        if !session_present {
+            self.counters.sessions_lost += 1;
+            for (_, pid) in self.kept.drain() {
+                peer.release_pid(pid);
+            }
+            for pid in queue.outbound_pids() {
+                peer.release_pid(pid);
+            }
+            queue.out_session_lost()?;
+        }
+        queue.rewind();
+        self.limits = Some(limits);
+        self.progressed = false;
+        Ok(())
+    }
+
+    /// The connection ended. A message on which several connections in a row ended goes into `dead-letter/`.
+    pub fn disconnected<Q: Queue<Ticket = T>>(
+        &mut self,
+        kind: DisconnectKind,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<(), Q::Error> {
+        if self.limits.take().is_none() {
+            return Ok(());
+        }
+        // Only an end that the other side made can be the fault of a message.
+        let theirs =
+            matches!(kind, DisconnectKind::Closed | DisconnectKind::Server(_) | DisconnectKind::Protocol);
+        self.forget_finished();
+        let head = self
+            .sent
+            .iter()
+            .filter(|(_, pid, _)| self.flights.contains_key(pid))
+            .map(|(_, _, seq)| *seq)
+            .min();
+        let Some(head) = head.filter(|_| theirs && !self.progressed) else { return Ok(()) };
+        let alone = self.flights.len() == 1;
+        let count = match self.suspect {
+            Some((seq, count)) if seq == head => count + 1,
+            _ => 1,
+        };
+        self.suspect = Some((head, count));
+        let too_large = kind == DisconnectKind::Server(0x95) && alone;
+        if too_large || (alone && count >= self.settings.poison_disconnects) {
+            let reason = if too_large {
+                "the next hop closed the connection: packet too large (0x95)".to_owned()
+            } else {
+                format!("the next hop closed {count} connections in a row on this message")
+            };
+            self.suspect = None;
+            let pid = self.flights.iter().find(|(_, flight)| flight.seq == head).map(|(pid, _)| *pid);
+            if self.bury(head, &reason, queue, now)?
+                && let Some(pid) = pid
+            {
+                self.flights.remove(&pid);
+                peer.release_pid(pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a record into `dead-letter/`. `false`: that failed, and it will be tried again after a pause.
+    fn bury<Q: Queue<Ticket = T>>(
+        &mut self,
+        seq: Seq,
+        reason: &str,
+        queue: &mut Q,
+        now: Now,
+    ) -> Result<bool, Q::Error> {
+        if queue.dead_letter(seq, reason, now.unix_ms)? {
+            log::warn!("message {seq} goes to dead-letter/: {reason}");
+            self.counters.dead += 1;
+            return Ok(true);
+        }
+        self.retry.push_back(seq);
+        self.pause(format!("message {seq} can't be stored in dead-letter/ ({reason})"), true, now.mono);
+        Ok(false)
+    }
+
+    fn pause(&mut self, why: String, alarm: bool, now: Instant) {
+        let (min, max) = self.settings.hold;
+        let delay = self.hold.as_ref().map_or(min, |hold| (hold.delay * 2).min(max));
+        self.hold = Some(Hold { why, until: now + delay, alarm, delay });
+    }
+
+    /// Sends what the window, the journal and the output buffer allow.
+    pub fn pump<Q: Queue<Ticket = T>>(
+        &mut self,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<(), Q::Error> {
+        let Some(limits) = self.limits else { return Ok(()) };
+        let durable = queue.durable();
+        while let Some((ticket, pid)) = self.releases.front().copied()
+            && ticket <= durable
+            && peer.pubrel(pid).is_ok()
+        {
+            self.releases.pop_front();
+        }
+        while self.waiting.front().is_some_and(|(ticket, _)| *ticket <= durable)
+            && let Some((ticket, ready)) = self.waiting.pop_front()
+        {
+            if let Some(back) = self.transmit(ready, limits, queue, peer, now)? {
+                self.waiting.push_front((ticket, back));
+                return Ok(());
+            }
+        }
+        if let Some(ready) = self.stash.take()
+            && let Some(back) = self.transmit(ready, limits, queue, peer, now)?
+        {
+            self.stash = Some(back);
+            return Ok(());
+        }
+        while self.flights.len() + self.waiting.len() < self.window(limits, now.mono) {
+            let delivery = match self.retry.pop_front() {
+                Some(seq) => Delivery { record: queue.fetch(seq)?, again: true, outbound: None },
+                None => match queue.next()? {
+                    Some(delivery) => delivery,
+                    None => break,
+                },
+            };
+            if self.offer(delivery, limits, queue, peer, now)? == Flow::Stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn window(&self, limits: PeerLimits, now: Instant) -> usize {
+        match &self.hold {
+            Some(hold) if now < hold.until => 0,
+            Some(_) => 1,
+            // Alone, so that it is known which message ends the connection.
+            None if self.suspect.is_some_and(|(_, count)| count >= 2) => 1,
+            None => self.settings.window.min(usize::from(limits.receive_maximum)),
+        }
+    }
+
+    /// Decides QoS and packet id of the next record, and sends it or puts it where it waits.
+    fn offer<Q: Queue<Ticket = T>>(
+        &mut self,
+        delivery: Delivery,
+        limits: PeerLimits,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<Flow, Q::Error> {
+        let Delivery { record, outbound, .. } = delivery;
+        let seq = record.seq;
+        match outbound {
+            Some((pid, OutState::Received)) => {
+                self.flights.insert(pid, Flight { seq, qos: Qos::ExactlyOnce });
+                self.sent.push_back((now.mono, pid, seq));
+                // The journal's entry may be younger than its last commit: as with a fresh PUBREC, it goes first.
+                self.releases.push_back((queue.written(), pid));
+                return Ok(Flow::Go);
+            }
+            Some((pid, OutState::Published)) => {
+                let ready = Ready { record, pid: Some(pid), qos: Qos::ExactlyOnce, dup: true };
+                self.waiting.push_back((queue.written(), ready));
+                return Ok(Flow::Go);
+            }
+            None => {}
+        }
+        if expired(&record, now.unix_ms) {
+            self.counters.expired += 1;
+            queue.ack(seq);
+            if let Some(pid) = self.kept.remove(&seq) {
+                peer.release_pid(pid);
+            }
+            return Ok(Flow::Go);
+        }
+        let Some((_, route_qos)) = self.routes.target(&record.message.topic) else {
+            let reason = format!("no [[route]] takes the topic {:?} any more", record.message.topic);
+            self.bury(seq, &reason, queue, now)?;
+            return Ok(Flow::Go);
+        };
+        let qos = record.message.qos.min(route_qos);
+        if qos > Qos::AtMostOnce && limits.max_qos == Qos::AtMostOnce {
+            self.retry.push_front(seq);
+            self.pause("the next hop takes QoS 0 only, which would lose messages".into(), true, now.mono);
+            return Ok(Flow::Stop);
+        }
+        let qos = qos.min(limits.max_qos);
+        if qos == Qos::AtMostOnce {
+            return self.send_in_order(
+                Ready { record, pid: None, qos, dup: false },
+                limits,
+                queue,
+                peer,
+                now,
+            );
+        }
+        let kept = self.kept.remove(&seq);
+        let Some(pid) = kept.or_else(|| peer.acquire_pid()) else {
+            self.retry.push_front(seq);
+            return Ok(Flow::Stop);
+        };
+        let ready = Ready { record, pid: Some(pid), qos, dup: kept.is_some() };
+        if qos == Qos::ExactlyOnce {
+            let ticket = queue.out_published(seq, pid)?;
+            self.waiting.push_back((ticket, Ready { dup: false, ..ready }));
+            return Ok(Flow::Go);
+        }
+        self.send_in_order(ready, limits, queue, peer, now)
+    }
+
+    fn send_in_order<Q: Queue<Ticket = T>>(
+        &mut self,
+        ready: Ready,
+        limits: PeerLimits,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<Flow, Q::Error> {
+        if let Some((ticket, _)) = self.waiting.back() {
+            self.waiting.push_back((*ticket, ready));
+            return Ok(Flow::Go);
+        }
+        self.stash = self.transmit(ready, limits, queue, peer, now)?;
+        Ok(if self.stash.is_some() { Flow::Stop } else { Flow::Go })
+    }
+
+    /// Puts a message into the output buffer. Gives it back where there is no room.
+    fn transmit<Q: Queue<Ticket = T>>(
+        &mut self,
+        ready: Ready,
+        limits: PeerLimits,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<Option<Ready>, Q::Error> {
+        let seq = ready.record.seq;
+        let outcome = match self.outgoing(&ready, limits, now.unix_ms) {
+            Ok(message) => peer.publish(ready.pid, ready.dup, &message).map_err(|error| match error {
+                PublishError::BufferFull | PublishError::WindowFull(_) | PublishError::NotConnected => None,
+                error => Some(error.to_string()),
+            }),
+            Err(reason) => Err(Some(reason)),
+        };
+        match outcome {
+            Ok(()) => {
+                self.counters.sent += 1;
+                self.counters.resent += u64::from(ready.dup);
+                match ready.pid {
+                    Some(pid) => {
+                        self.flights.insert(pid, Flight { seq, qos: ready.qos });
+                        self.sent.push_back((now.mono, pid, seq));
+                    }
+                    None => {
+                        queue.ack(seq);
+                        self.counters.acked += 1;
+                    }
+                }
+                Ok(None)
+            }
+            Err(None) => Ok(Some(ready)),
+            Err(Some(reason)) => {
+                if let Some(pid) = ready.pid {
+                    peer.release_pid(pid);
+                }
+                self.bury(seq, &reason, queue, now)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The message as the next hop gets it: renamed, with what is left of its expiry, and marked with `origin` and `seq`
+    /// unless a hop before us did that.
+    fn outgoing(&self, ready: &Ready, limits: PeerLimits, unix_ms: u64) -> Result<Message, String> {
+        let stored = &ready.record.message;
+        let topic = match self.routes.target(&stored.topic) {
+            Some((Ok(topic), _)) => topic,
+            Some((Err(error), _)) => return Err(error.to_string()),
+            None => return Err(format!("no [[route]] takes the topic {:?} any more", stored.topic)),
+        };
+        let mut properties = stored.properties.clone();
+        if let Some(expiry_s) = properties.expiry_s {
+            let age_s = unix_ms.saturating_sub(ready.record.received_ms) / 1000;
+            // A resend must not be refused for its age: at least a second is left.
+            properties.expiry_s =
+                Some(expiry_s.saturating_sub(u32::try_from(age_s).unwrap_or(u32::MAX)).max(1));
+        }
+        let marked = |name: &str| properties.user.iter().any(|(key, _)| key == name);
+        if ready.record.is_durable() && !(marked("origin") && marked("seq")) {
+            properties.user.push(("origin".into(), self.settings.origin.clone()));
+            properties.user.push(("seq".into(), ready.record.seq.to_string()));
+        }
+        properties.user.push((HOP.into(), self.settings.hop.clone()));
+        let retain = stored.retain && limits.retain;
+        Ok(Message { topic, payload: stored.payload.clone(), qos: ready.qos, retain, properties })
+    }
+
+    /// PUBACK.
+    pub fn puback<Q: Queue<Ticket = T>>(
+        &mut self,
+        pid: u16,
+        reason: u8,
+        queue: &mut Q,
+        now: Now,
+    ) -> Result<(), Q::Error> {
+        let Some(flight) = self.flights.remove(&pid) else { return Ok(()) };
+        if reason >= 0x80 {
+            return self.refused(flight.seq, reason, queue, now);
+        }
+        queue.ack(flight.seq);
+        self.progress();
+        Ok(())
+    }
+
+    /// PUBREC. The PUBREL follows when the journal has it.
+    pub fn pubrec<Q: Queue<Ticket = T>>(
+        &mut self,
+        pid: u16,
+        reason: u8,
+        queue: &mut Q,
+        peer: &mut impl Peer,
+        now: Now,
+    ) -> Result<(), Q::Error> {
+        if reason >= 0x80 {
+            let Some(flight) = self.flights.remove(&pid) else { return Ok(()) };
+            return self.refused(flight.seq, reason, queue, now);
+        }
+        match queue.out_received(pid)? {
+            Some(ticket) => self.releases.push_back((ticket, pid)),
+            // An exchange that nobody here knows: end it, so that the peer can forget it.
+            None => drop(peer.pubrel(pid)),
+        }
+        self.suspect = None;
+        self.progressed = true;
+        Ok(())
+    }
+
+    /// PUBCOMP.
+    pub fn pubcomp<Q: Queue<Ticket = T>>(&mut self, pid: u16, queue: &mut Q) -> Result<(), Q::Error> {
+        self.flights.remove(&pid);
+        if queue.out_done(pid)?.is_some() {
+            self.progress();
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self) {
+        self.counters.acked += 1;
+        self.progressed = true;
+        self.suspect = None;
+        self.hold = None;
+        self.forget_finished();
+    }
+
+    /// The next hop refused one message.
+    fn refused<Q: Queue<Ticket = T>>(
+        &mut self,
+        seq: Seq,
+        reason: u8,
+        queue: &mut Q,
+        now: Now,
+    ) -> Result<(), Q::Error> {
+        self.progressed = true;
+        let text = format!("{} (0x{reason:02x})", reason_text(reason));
+        match reason {
+            // Quota exceeded: it will have room again.
+            0x97 => {
+                self.retry.push_back(seq);
+                self.pause(format!("the next hop asks to wait: {text}"), false, now.mono);
+            }
+            // Not authorized: somebody must change its rules; until then nothing is thrown away.
+            0x87 => {
+                self.retry.push_back(seq);
+                self.pause(format!("the next hop does not let us publish: {text}"), true, now.mono);
+            }
+            // Packet identifier in use: the message is good, another id will do.
+            0x91 => self.retry.push_back(seq),
+            _ => {
+                self.bury(seq, &format!("the next hop refused it: {text}"), queue, now)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn expired(record: &Record, unix_ms: u64) -> bool {
+    let age_ms = unix_ms.saturating_sub(record.received_ms);
+    record.message.properties.expiry_s.is_some_and(|expiry_s| age_ms >= u64::from(expiry_s) * 1000)
+}
+
+#[cfg(test)]
+#[path = "core_sim.rs"]
+mod tests;
