@@ -140,7 +140,8 @@ pub struct Outlet<T> {
     /// PUBRELs that wait for the journal.
     releases: VecDeque<(T, u16)>,
     stash: Option<Ready>,
-    retry: VecDeque<Seq>,
+    /// Refused for now. A journaled one keeps its packet id, so that the journal stays true.
+    retry: VecDeque<(Seq, Option<u16>)>,
     hold: Option<Hold>,
     suspect: Option<(Seq, u32)>,
     progressed: bool,
@@ -333,7 +334,7 @@ impl<T: Copy + Ord> Outlet<T> {
             self.counters.dead += 1;
             return Ok(true);
         }
-        self.retry.push_back(seq);
+        self.retry.push_back((seq, None));
         self.pause(format!("message {seq} can't be stored in dead-letter/ ({reason})"), true, now.mono);
         Ok(false)
     }
@@ -375,7 +376,10 @@ impl<T: Copy + Ord> Outlet<T> {
         }
         while self.flights.len() + self.waiting.len() < self.window(limits, now.mono) {
             let delivery = match self.retry.pop_front() {
-                Some(seq) => Delivery { record: queue.fetch(seq)?, again: true, outbound: None },
+                Some((seq, pid)) => {
+                    let outbound = pid.map(|pid| (pid, OutState::Published));
+                    Delivery { record: queue.fetch(seq)?, again: true, outbound }
+                }
                 None => match queue.next()? {
                     Some(delivery) => delivery,
                     None => break,
@@ -439,7 +443,7 @@ impl<T: Copy + Ord> Outlet<T> {
         };
         let qos = record.message.qos.min(route_qos);
         if qos > Qos::AtMostOnce && limits.max_qos == Qos::AtMostOnce {
-            self.retry.push_front(seq);
+            self.retry.push_front((seq, None));
             self.pause("the next hop takes QoS 0 only, which would lose messages".into(), true, now.mono);
             return Ok(Flow::Stop);
         }
@@ -455,7 +459,7 @@ impl<T: Copy + Ord> Outlet<T> {
         }
         let kept = self.kept.remove(&seq);
         let Some(pid) = kept.or_else(|| peer.acquire_pid()) else {
-            self.retry.push_front(seq);
+            self.retry.push_front((seq, None));
             return Ok(Flow::Stop);
         };
         let ready = Ready { record, pid: Some(pid), qos, dup: kept.is_some() };
@@ -559,11 +563,12 @@ impl<T: Copy + Ord> Outlet<T> {
         pid: u16,
         reason: u8,
         queue: &mut Q,
+        peer: &mut impl Peer,
         now: Now,
     ) -> Result<(), Q::Error> {
         let Some(flight) = self.flights.remove(&pid) else { return Ok(()) };
         if reason >= 0x80 {
-            return self.refused(flight.seq, reason, queue, now);
+            return self.refused(flight, pid, reason, queue, peer, now);
         }
         queue.ack(flight.seq);
         self.progress();
@@ -581,7 +586,7 @@ impl<T: Copy + Ord> Outlet<T> {
     ) -> Result<(), Q::Error> {
         if reason >= 0x80 {
             let Some(flight) = self.flights.remove(&pid) else { return Ok(()) };
-            return self.refused(flight.seq, reason, queue, now);
+            return self.refused(flight, pid, reason, queue, peer, now);
         }
         match queue.out_received(pid)? {
             Some(ticket) => self.releases.push_back((ticket, pid)),
@@ -610,33 +615,33 @@ impl<T: Copy + Ord> Outlet<T> {
         self.forget_finished();
     }
 
-    /// The next hop refused one message.
+    /// The next hop refused one message, whose packet id is free thereby.
     fn refused<Q: Queue<Ticket = T>>(
         &mut self,
-        seq: Seq,
+        flight: Flight,
+        pid: u16,
         reason: u8,
         queue: &mut Q,
+        peer: &mut impl Peer,
         now: Now,
     ) -> Result<(), Q::Error> {
         self.progressed = true;
         let text = format!("{} (0x{reason:02x})", reason_text(reason));
-        match reason {
+        let (why, alarm) = match reason {
             // Quota exceeded: it will have room again.
-            0x97 => {
-                self.retry.push_back(seq);
-                self.pause(format!("the next hop asks to wait: {text}"), false, now.mono);
-            }
+            0x97 => (format!("the next hop asks to wait: {text}"), false),
             // Not authorized: somebody must change its rules; until then nothing is thrown away.
-            0x87 => {
-                self.retry.push_back(seq);
-                self.pause(format!("the next hop does not let us publish: {text}"), true, now.mono);
-            }
-            // Packet identifier in use: the message is good, another id will do.
-            0x91 => self.retry.push_back(seq),
+            0x87 => (format!("the next hop does not let us publish: {text}"), true),
+            // Packet identifier in use: the message is good.
+            0x91 => (format!("the next hop mixes up packet ids: {text}"), false),
             _ => {
-                self.bury(seq, &format!("the next hop refused it: {text}"), queue, now)?;
+                self.bury(flight.seq, &format!("the next hop refused it: {text}"), queue, now)?;
+                return Ok(());
             }
-        }
+        };
+        let journaled = flight.qos == Qos::ExactlyOnce && peer.reserve_pid(pid);
+        self.retry.push_back((flight.seq, journaled.then_some(pid)));
+        self.pause(why, alarm, now.mono);
         Ok(())
     }
 }

@@ -130,6 +130,8 @@ impl Queue for ModelQueue {
         Ok(true)
     }
     fn out_published(&mut self, seq: Seq, pid: u16) -> Result<u64, Never> {
+        let open = self.journal.get(&pid);
+        assert!(open.is_none_or(|(other, _)| *other == seq), "id {pid} is taken again while {open:?} is open");
         self.apply(&Entry::Published(pid, seq));
         Ok(self.write(Entry::Published(pid, seq)))
     }
@@ -229,6 +231,9 @@ impl ModelBroker {
                             self.got.push((seq, message.qos));
                         }
                         self.back.push_back(Packet::Puback(pid, refuse.unwrap_or(0)));
+                    }
+                    (Qos::ExactlyOnce, Some(pid)) if refuse.is_some() && !self.held.contains(&pid) => {
+                        self.back.push_back(Packet::Pubrec(pid, refuse.unwrap_or(0)));
                     }
                     (Qos::ExactlyOnce, Some(pid)) => {
                         let known = !self.held.insert(pid);
@@ -342,7 +347,11 @@ impl Sim {
         match packet {
             Packet::Puback(pid, reason) => {
                 wire.release_pid(pid);
-                self.outlet.puback(pid, reason, queue, now).unwrap();
+                self.outlet.puback(pid, reason, queue, wire, now).unwrap();
+            }
+            Packet::Pubrec(pid, reason) if reason >= 0x80 => {
+                wire.release_pid(pid);
+                self.outlet.pubrec(pid, reason, queue, wire, now).unwrap();
             }
             Packet::Pubrec(pid, reason) => self.outlet.pubrec(pid, reason, queue, wire, now).unwrap(),
             Packet::Pubcomp(pid) => {
@@ -489,16 +498,16 @@ fn a_connection_that_just_breaks_buries_nothing() {
 #[test]
 fn refusals_wait_hold_or_bury_by_their_reason() {
     let (mut outlet, mut queue, mut wire, now) = sending(4, settings());
-    outlet.puback(1, 0x90, &mut queue, now).unwrap();
+    outlet.puback(1, 0x90, &mut queue, &mut wire, now).unwrap();
     assert_eq!(queue.dead[0].1, "the next hop refused it: topic name invalid (0x90)".to_owned());
     assert!(outlet.held().is_none());
-    outlet.puback(2, 0x87, &mut queue, now).unwrap();
+    outlet.puback(2, 0x87, &mut queue, &mut wire, now).unwrap();
     assert!(outlet.held().is_some_and(|hold| hold.alarm));
-    outlet.puback(3, 0x97, &mut queue, now).unwrap();
+    outlet.puback(3, 0x97, &mut queue, &mut wire, now).unwrap();
     assert!(outlet.held().is_some_and(|hold| !hold.alarm && hold.why.contains("0x97")));
-    outlet.puback(4, 0x00, &mut queue, now).unwrap();
+    outlet.puback(4, 0x00, &mut queue, &mut wire, now).unwrap();
     let sent = wire.sent.len();
-    outlet.puback(4, 0x00, &mut queue, now).unwrap();
+    outlet.puback(4, 0x00, &mut queue, &mut wire, now).unwrap();
     queue.add("t", Qos::AtLeastOnce);
     outlet.hold = Some(Hold {
         why: "x".into(),
@@ -531,14 +540,14 @@ fn the_window_is_the_smaller_of_ours_and_the_peers() {
 
 #[test]
 fn the_oldest_unacknowledged_message_asks_for_a_new_connection() {
-    let (mut outlet, mut queue, _, now) = sending(2, settings());
+    let (mut outlet, mut queue, mut wire, now) = sending(2, settings());
     let later = |s| now.mono + Duration::from_secs(s);
     assert_eq!(outlet.deadline(), Some(later(30)));
     assert_eq!(outlet.timer(later(29)), None);
-    outlet.puback(1, 0, &mut queue, now).unwrap();
+    outlet.puback(1, 0, &mut queue, &mut wire, now).unwrap();
     let why = outlet.timer(later(30)).unwrap();
     assert_eq!(why, "message 2 is not acknowledged after 30 s");
-    outlet.puback(2, 0, &mut queue, now).unwrap();
+    outlet.puback(2, 0, &mut queue, &mut wire, now).unwrap();
     assert_eq!(outlet.timer(later(60)), None);
     assert_eq!(outlet.deadline(), None);
 }
@@ -546,7 +555,7 @@ fn the_oldest_unacknowledged_message_asks_for_a_new_connection() {
 #[test]
 fn a_resend_keeps_id_and_order_and_says_dup() {
     let (mut outlet, mut queue, mut wire, now) = sending(3, settings());
-    outlet.puback(2, 0, &mut queue, now).unwrap();
+    outlet.puback(2, 0, &mut queue, &mut wire, now).unwrap();
     outlet.disconnected(DisconnectKind::Timeout, &mut queue, &mut wire, now).unwrap();
     wire.sent.clear();
     outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();

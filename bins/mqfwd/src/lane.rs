@@ -232,7 +232,7 @@ impl Lane {
                     }
                 }
             }
-            ClientEvent::Puback { pid, reason } => outlet.puback(pid, reason, spool, now)?,
+            ClientEvent::Puback { pid, reason } => outlet.puback(pid, reason, spool, sink, now)?,
             ClientEvent::Pubrec { pid, reason } => outlet.pubrec(pid, reason, spool, sink, now)?,
             ClientEvent::Pubcomp { pid, .. } => outlet.pubcomp(pid, spool)?,
             _ => {}
