@@ -22,6 +22,7 @@ use crate::spool::{self, Append, Spool, Ticket};
 /// MQTT 5 reason codes used in answers (2.4).
 mod reason {
     pub(super) const SUCCESS: u8 = 0x00;
+    pub(super) const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
     pub(super) const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub(super) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(super) const QUOTA_EXCEEDED: u8 = 0x97;
@@ -181,6 +182,18 @@ impl Intake {
         if let (Some(kind), Some(pid)) = (kind, pid) {
             self.owed.push_back((ticket, Ack { conn, kind, pid, reason }));
         }
+    }
+
+    /// A PUBLISH arrived that nobody wants: answers it in its turn ("no matching subscribers", which is a success), and
+    /// stores nothing. At QoS 2 nothing is held either: a repetition is turned away again, and its PUBREL is answered
+    /// like that of any unknown id.
+    pub fn discard(&mut self, spool: &Spool, from: Origin<'_>, pid: Option<u16>, qos: Qos) {
+        let kind = match qos {
+            Qos::AtMostOnce => None,
+            Qos::AtLeastOnce => Some(AckKind::Puback),
+            Qos::ExactlyOnce => Some(AckKind::Pubrec),
+        };
+        self.owe(spool.written(), from.conn, kind, pid, reason::NO_MATCHING_SUBSCRIBERS);
     }
 
     /// A PUBREL arrived: the packet id is free for the source once the PUBCOMP is out.

@@ -14,6 +14,7 @@ pub mod ctl;
 pub mod device;
 pub mod fs;
 pub mod http;
+pub mod inlet;
 pub mod intake;
 pub mod log;
 pub mod mqtt;

@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_peer_cannot_forge_a_line() {
         let mut line = String::new();
-        write!(Escaped(&mut line), "client \"{}\"", "x\n<0>all is lost\x1b[2J").unwrap();
+        write!(Escaped(&mut line), "client {:?}", "x\n<0>all is lost\x1b[2J").unwrap();
         assert_eq!(line, "client \"x\\n<0>all is lost\\u{1b}[2J\"");
     }
 

@@ -178,12 +178,6 @@ impl<T: Copy + Ord> Outlet<T> {
         }
     }
 
-    /// New bounds and routes, after a reload. What is in flight stays.
-    pub fn reconfigure(&mut self, settings: Settings, routes: Routes) {
-        self.settings = settings;
-        self.routes = routes;
-    }
-
     /// Messages sent and not acknowledged.
     pub fn in_flight(&self) -> usize {
         self.flights.len()

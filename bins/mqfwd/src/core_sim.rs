@@ -131,7 +131,10 @@ impl Queue for ModelQueue {
     }
     fn out_published(&mut self, seq: Seq, pid: u16) -> Result<u64, Never> {
         let open = self.journal.get(&pid);
-        assert!(open.is_none_or(|(other, _)| *other == seq), "id {pid} is taken again while {open:?} is open");
+        assert!(
+            open.is_none_or(|(other, _)| *other == seq),
+            "id {pid} is taken again while {open:?} is open"
+        );
         self.apply(&Entry::Published(pid, seq));
         Ok(self.write(Entry::Published(pid, seq)))
     }

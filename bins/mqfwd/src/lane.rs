@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge::cli::Failure;
-use edge::mqtt::{Client, ClientConfig, ClientEvent, DisconnectKind, Message, PublishError};
+use edge::inlet::Inlet;
+use edge::mqtt::{Client, ClientEvent, DisconnectKind, Filter, Link, Message, PublishError};
 use edge::net::Resolver;
 use edge::spool::{self, Spool, Ticket};
 use mio::event::Event;
@@ -17,76 +18,7 @@ use mio::{Registry, Token, Waker};
 
 use crate::config::{Direction, LaneConfig};
 use crate::core::{Now, Outlet, Peer, Queue, Settings};
-use crate::inlet::Inlet;
-
-/// How a connection fares, for people.
-#[derive(Debug)]
-pub struct Link {
-    name: String,
-    state: State,
-    /// A refusal that does not end the connection.
-    pub complaint: Option<String>,
-    /// Connections made so far.
-    pub connects: u64,
-}
-
-#[derive(Debug)]
-enum State {
-    Starting,
-    Up(Instant),
-    Down { reason: String },
-}
-
-impl Link {
-    /// Not yet connected.
-    pub fn new(config: &ClientConfig) -> Link {
-        let name = format!("{}:{} as {}", config.host, config.port, config.client_id);
-        Link { name, state: State::Starting, complaint: None, connects: 0 }
-    }
-
-    /// CONNACK was good.
-    pub fn up(&mut self, now: Instant) {
-        log::info!("connected to {}", self.name);
-        self.state = State::Up(now);
-        self.complaint = None;
-        self.connects += 1;
-    }
-
-    /// The connection or the attempt ended.
-    pub fn down(&mut self, reason: String, kind: DisconnectKind, retry_in: Duration, now: Instant) {
-        if kind != DisconnectKind::Stopped {
-            let after = match self.state {
-                State::Up(since) => format!(" after {} s", now.saturating_duration_since(since).as_secs()),
-                _ => String::new(),
-            };
-            // The same failure again and again is said once.
-            let again = matches!(&self.state, State::Down { reason: before } if *before == reason);
-            let level = if again { log::Level::Debug } else { log::Level::Warn };
-            log::log!(
-                level,
-                "{}{after}: {reason}; next attempt in {:.1} s",
-                self.name,
-                retry_in.as_secs_f64()
-            );
-        }
-        self.state = State::Down { reason };
-    }
-
-    /// Whether there is a connection.
-    pub fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(_)) && self.complaint.is_none()
-    }
-
-    /// In words.
-    pub fn describe(&self) -> String {
-        match (&self.state, &self.complaint) {
-            (State::Up(_), Some(complaint)) => format!("{}: {complaint}", self.name),
-            (State::Up(_), None) => format!("{}: connected", self.name),
-            (State::Starting, _) => format!("{}: connecting", self.name),
-            (State::Down { reason }, _) => format!("{}: {reason}", self.name),
-        }
-    }
-}
+use crate::gate::Gate;
 
 /// One direction.
 pub struct Lane {
@@ -94,6 +26,8 @@ pub struct Lane {
     pub direction: Direction,
     /// Where messages come from.
     pub inlet: Inlet,
+    /// Which of them go on.
+    pub gate: Gate,
     /// What is in flight.
     pub outlet: Outlet<Ticket>,
     /// The connection to the next hop, for people.
@@ -102,7 +36,6 @@ pub struct Lane {
     pub spool: Spool,
     sink: Client,
     listener: Token,
-    stopping: bool,
     stopped: bool,
 }
 
@@ -123,10 +56,16 @@ impl Lane {
         let (spool, recovery) =
             Spool::open(config.spool, Some(Arc::clone(waker)), fastrand::u64(..)).map_err(Failure::io)?;
         log::info!("spool {}: {recovery}", dir.display());
-        let origin = format!("{device}/{}", identity(&dir.join("origin"))?);
+        let origin = format!("{device}/{:016x}", spool.id());
         let settings = settings(&config.forward, origin, hop.to_owned());
-        let hops_max = config.forward.hops_max;
-        let inlet = Inlet::new(config.source, config.routes.clone(), hop.to_owned(), hops_max, resolver)
+        let gate = Gate::new(config.routes.clone(), hop.to_owned(), config.forward.hops_max);
+        let filters = config.routes.iter().map(|route| Filter {
+            topic: route.from.clone(),
+            qos: route.qos,
+            no_local: true,
+            retain_as_published: true,
+        });
+        let inlet = Inlet::new(config.source, filters.collect(), resolver)
             .map_err(|error| Failure::new(edge::cli::EX_UNAVAILABLE, error))?;
         let link = Link::new(&config.sink);
         let mut sink = Client::new(config.sink, resolver.clone(), fastrand::Rng::new());
@@ -134,12 +73,12 @@ impl Lane {
         Ok(Lane {
             direction: config.direction,
             inlet,
+            gate,
             outlet,
             link,
             spool,
             sink,
             listener,
-            stopping: false,
             stopped: false,
         })
     }
@@ -150,7 +89,7 @@ impl Lane {
     /// The poll does not take the listener.
     pub fn start(&mut self, registry: &Registry, now: Instant) -> Result<(), Failure> {
         self.sink.start(now);
-        self.inlet.start(registry, self.listener, &self.spool, now).map_err(Failure::os)
+        self.inlet.start(registry, self.listener, now).map_err(Failure::os)
     }
 
     /// A socket is ready; `false` if it is none of ours.
@@ -191,11 +130,8 @@ impl Lane {
         if due(self.inlet.deadline()) {
             self.inlet.timer(registry, now.mono);
         }
-        if let Some(why) = self.outlet.timer(now.mono)
-            && !self.stopping
-        {
-            log::warn!("{}: {why}; connecting anew", self.link.describe());
-            self.sink.stop(now.mono);
+        if let Some(why) = self.outlet.timer(now.mono) {
+            self.sink.reconnect(0, &why, now.mono);
         }
         self.exchange(now).map_err(Failure::io)?;
         self.sink.flush(registry, now.mono);
@@ -205,7 +141,9 @@ impl Lane {
 
     fn exchange(&mut self, now: Now) -> Result<(), spool::Error> {
         self.spool.poll()?;
-        self.inlet.receive(&mut self.spool, now)?;
+        let gate = &mut self.gate;
+        self.inlet
+            .receive(&mut self.spool, now.mono, now.unix_ms, &mut |message| gate.judge(message, now.mono))?;
         while let Some(event) = self.sink.next_event() {
             self.sink_event(event, now)?;
         }
@@ -224,13 +162,7 @@ impl Lane {
             ClientEvent::Disconnected { reason, error, retry_in } => {
                 link.down(reason, error, retry_in, now.mono);
                 outlet.disconnected(error, spool, sink, now)?;
-                if error == DisconnectKind::Stopped {
-                    if self.stopping {
-                        self.stopped = true;
-                    } else {
-                        sink.start(now.mono);
-                    }
-                }
+                self.stopped |= error == DisconnectKind::Stopped;
             }
             ClientEvent::Puback { pid, reason } => outlet.puback(pid, reason, spool, sink, now)?,
             ClientEvent::Pubrec { pid, reason } => outlet.pubrec(pid, reason, spool, sink, now)?,
@@ -252,7 +184,6 @@ impl Lane {
 
     /// Says goodbye on all connections.
     pub fn stop(&mut self, registry: &Registry, now: Instant) {
-        self.stopping = true;
         self.sink.stop(now);
         self.inlet.stop(registry, now);
     }

@@ -6,7 +6,7 @@
 
 mod config;
 mod core;
-mod inlet;
+mod gate;
 mod lane;
 mod route;
 mod status;

@@ -23,14 +23,11 @@ fn status(lanes: &[Lane]) -> Value {
 }
 
 fn lane_status(lane: &Lane) -> Value {
-    let (source, source_up) = lane.inlet.describe();
-    let inlet = &lane.inlet.counters;
     let outlet = &lane.outlet.counters;
     let spool = lane.spool.stats();
     json!({
-        "source": { "state": source, "up": source_up, "paused": lane.inlet.is_blocked(),
-            "received": inlet.received, "duplicates": inlet.duplicates, "unrouted": inlet.unrouted,
-            "loops": inlet.loops, "sessions-lost": inlet.sessions_lost },
+        "source": lane.inlet.status(),
+        "gate": { "unrouted": lane.gate.unrouted, "loops": lane.gate.loops },
         "next-hop": { "state": lane.link.describe(), "up": lane.link.is_up(), "connects": lane.link.connects,
             "hold": lane.outlet.held().map(|hold| json!({ "why": hold.why, "alarm": hold.alarm })),
             "suspect": lane.outlet.suspect().map(|(seq, count)| json!({ "seq": seq, "disconnects": count })),
@@ -51,7 +48,7 @@ fn metrics(lanes: &[Lane]) -> Metrics {
         let labels = [("lane", lane.direction.word())];
         let (inlet, outlet, spool) = (&lane.inlet.counters, &lane.outlet.counters, lane.spool.stats());
         let up = |up: bool| f64::from(u8::from(up));
-        page.gauge("mqfwd_source_up", "Whether messages can arrive.", &labels, up(lane.inlet.describe().1));
+        page.gauge("mqfwd_source_up", "Whether messages can arrive.", &labels, up(lane.inlet.is_up()));
         page.gauge("mqfwd_next_hop_up", "Whether the next hop is connected.", &labels, up(lane.link.is_up()));
         page.gauge(
             "mqfwd_hold",
@@ -82,8 +79,8 @@ fn metrics(lanes: &[Lane]) -> Metrics {
         for (name, help, value) in [
             ("mqfwd_received_total", "PUBLISH packets received.", inlet.received),
             ("mqfwd_duplicates_total", "QoS 2 packets whose message was stored already.", inlet.duplicates),
-            ("mqfwd_unrouted_total", "Messages that no route takes.", inlet.unrouted),
-            ("mqfwd_loops_total", "Messages that came round in a circle.", inlet.loops),
+            ("mqfwd_unrouted_total", "Messages that no route takes.", lane.gate.unrouted),
+            ("mqfwd_loops_total", "Messages that came round in a circle.", lane.gate.loops),
             ("mqfwd_stored_total", "Messages written to the spool.", spool.appended),
             ("mqfwd_commits_total", "Groups made durable.", spool.commits),
             ("mqfwd_sent_total", "PUBLISH packets sent.", outlet.sent),
@@ -128,7 +125,7 @@ fn lane_line(lane: &Lane) -> String {
     if let Some(hold) = lane.outlet.held() {
         text.push_str(&format!("; {}: {}", if hold.alarm { "ALARM" } else { "waiting" }, hold.why));
     }
-    let (source, source_up) = lane.inlet.describe();
+    let (source, source_up) = (lane.inlet.describe(), lane.inlet.is_up());
     if !source_up {
         text.push_str(&format!("; source {source}"));
     }

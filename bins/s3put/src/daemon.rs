@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use edge::cli::Failure;
 use edge::ctl::{Ctl, Reply};
+use edge::inlet::{Inlet, Verdict};
 use edge::log::Throttle;
 use edge::net::Resolver;
 use edge::notify::Notifier;
@@ -19,7 +20,6 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::{Config, TargetConfig};
 use crate::core::{Action, Core, Outcome};
-use crate::source::Input;
 use crate::status::View;
 use crate::store::Store;
 use crate::upload::{Pool, unix_ms};
@@ -74,7 +74,7 @@ struct Daemon {
     poll: Poll,
     ctl: Ctl,
     spool: Option<Spool>,
-    input: Input,
+    input: Inlet,
     core: Core<Arc<Record>>,
     pool: Pool,
     store: Arc<Store>,
@@ -112,14 +112,14 @@ impl Daemon {
         log::info!("spool: {recovery}");
         let ctl = Ctl::bind(&raw.ctl_socket, registry).map_err(Failure::os)?;
         let resolver = Resolver::new(Arc::clone(&waker)).map_err(Failure::os)?;
-        let input = Input::open(config.source, config.filters, resolver, registry, LISTENER);
-        let mut input = input.map_err(|error| Failure::new(edge::cli::EX_UNAVAILABLE, error))?;
+        let mut input = Inlet::new(config.source, config.filters, &resolver)
+            .map_err(|error| Failure::new(edge::cli::EX_UNAVAILABLE, error))?;
         let store = Arc::new(config.target.open());
-        log::info!("stores from {} into {}", input.name(), store.name());
+        log::info!("stores into {}", store.name());
         let pool = Pool::start(config.policy.workers, Arc::clone(&store), config.objects, &waker)
             .map_err(Failure::os)?;
         let started = Instant::now();
-        input.start(&spool, started);
+        input.start(registry, LISTENER, started).map_err(Failure::os)?;
         Ok(Self {
             poll,
             ctl,
@@ -194,7 +194,8 @@ impl Daemon {
     fn turn(&mut self, now: Instant) -> Result<(), Failure> {
         let Some(spool) = &mut self.spool else { return Ok(()) };
         spool.poll().map_err(Failure::io)?;
-        self.input.turn(spool, now, unix_ms()).map_err(Failure::io)?;
+        // Everything that arrives here is wanted: it was subscribed to, or sent to our own port.
+        self.input.receive(spool, now, unix_ms(), &mut |_| Verdict::Store).map_err(Failure::io)?;
         let mut actions = Vec::new();
         while let Some(done) = self.pool.next_done() {
             self.uploading = self.uploading.saturating_sub(1);
@@ -223,6 +224,7 @@ impl Daemon {
             self.drained = true;
         }
         if let Some(spool) = &mut self.spool {
+            self.input.acknowledge(spool).map_err(Failure::io)?;
             spool.flush(now).map_err(Failure::io)?;
         }
         self.input.flush(self.poll.registry(), now);
@@ -295,7 +297,7 @@ impl Daemon {
         {
             log::warn!("upload: {why}; will be tried again (and {held} more since the last line)");
         }
-        let up = self.input.state().0;
+        let up = self.input.is_up();
         if (busy || up != self.was_up) && !self.status_due {
             self.status_due = true;
             self.timers.set(Timer::Status, now + STATUS_EVERY);

@@ -10,7 +10,6 @@ mod core;
 mod daemon;
 mod key;
 mod meta;
-mod source;
 mod status;
 mod store;
 mod upload;

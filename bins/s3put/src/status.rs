@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use edge::ctl::Metrics;
+use edge::inlet::{self, Inlet};
 use edge::spool::Stats;
 use serde_json::{Value, json};
 
 use crate::core::{Core, Counts};
-use crate::source::Input;
 
 /// What is shown, gathered at one moment.
 #[derive(Debug)]
@@ -26,15 +26,16 @@ pub struct View {
     pub skew_s: i64,
     pub spool: Stats,
     pub input: Value,
-    pub input_counts: [u64; 3],
-    pub input_state: (bool, String),
+    pub input_counts: inlet::Counters,
+    /// What is wrong with the source, if anything.
+    pub input_down: Option<String>,
 }
 
 impl View {
     /// Gathers what `core` and `input` know; the caller fills in the rest.
     pub fn new<J: Clone>(
         core: &Core<J>,
-        input: &Input,
+        input: &Inlet,
         spool: Stats,
         target: String,
         started: Instant,
@@ -55,8 +56,8 @@ impl View {
             skew_s: 0,
             spool,
             input: input.status(),
-            input_counts: input.counts(),
-            input_state: input.state(),
+            input_counts: input.counters.clone(),
+            input_down: (!input.is_up()).then(|| input.describe()),
         }
     }
 
@@ -72,8 +73,8 @@ impl View {
             (None, Some((s, why))) => line = format!("retrying for {s} s: {why}; {line}"),
             (None, None) => {}
         }
-        if !self.input_state.1.is_empty() {
-            line += &format!("; source: {}", self.input_state.1);
+        if let Some(why) = &self.input_down {
+            line += &format!("; source {why}");
         }
         line
     }
@@ -114,18 +115,23 @@ impl View {
         let s = &self.spool;
         // Numbers of messages and bytes stay far below 2^53.
         let number = |n: u64| n as f64;
-        m.counter("s3put_received_total", "Messages received from the source", &[], self.input_counts[0]);
+        m.counter(
+            "s3put_received_total",
+            "Messages received from the source",
+            &[],
+            self.input_counts.received,
+        );
         m.counter(
             "s3put_duplicates_total",
             "QoS 2 duplicates that were not stored twice",
             &[],
-            self.input_counts[1],
+            self.input_counts.duplicates,
         );
         m.counter(
             "s3put_sessions_lost_total",
             "Connections where the broker had no session",
             &[],
-            self.input_counts[2],
+            self.input_counts.sessions_lost,
         );
         m.counter("s3put_stored_total", "Objects stored", &[], c.stored);
         m.counter("s3put_stored_bytes_total", "Payload bytes stored", &[], self.stored_bytes);
@@ -135,7 +141,12 @@ impl View {
         m.counter("s3put_dead_letters_total", "Messages put into dead-letter/", &[], c.dead);
         m.counter("s3put_holds_total", "Times that everything was held", &[], c.holds);
         m.gauge("s3put_held", "1 while everything is held", &[], number(u64::from(self.held.is_some())));
-        m.gauge("s3put_source_up", "1 while messages can arrive", &[], number(u64::from(self.input_state.0)));
+        m.gauge(
+            "s3put_source_up",
+            "1 while messages can arrive",
+            &[],
+            number(u64::from(self.input_down.is_none())),
+        );
         m.gauge("s3put_uploading", "Uploads under way", &[], number(self.running as u64));
         m.gauge("s3put_clock_skew_seconds", "The target's clock minus ours", &[], self.skew_s as f64);
         m.gauge("s3put_spool_queued", "Messages on disk, not yet stored", &[], number(s.queued));

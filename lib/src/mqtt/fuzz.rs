@@ -84,7 +84,8 @@ fn peer(connected: bool, piece: usize, data: &[u8]) {
         loop {
             match peer.step(&mut input, false) {
                 Ok(Some(PeerEvent::Connect(connect))) if connect.clean_start => {
-                    peer.accept(false, Some("id"), HashSet::from([1, 2, 3]));
+                    peer.accept(false, Some("id"));
+                    [1, 2, 3].into_iter().for_each(|pid| peer.ack(super::wire::kind::PUBREC, pid, 0));
                 }
                 Ok(Some(PeerEvent::Connect(_))) => peer.refuse(0x86),
                 Ok(Some(PeerEvent::Publish { pid: Some(pid), .. })) => peer.ack(kind::PUBREC, pid, 0),

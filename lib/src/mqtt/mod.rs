@@ -27,6 +27,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ingest;
+mod link;
 mod pids;
 mod reason;
 mod session;
@@ -35,6 +36,7 @@ mod wire;
 
 pub use client::Client;
 pub use event::{ClientConfig, ClientEvent, DisconnectKind, Filter, PeerLimits, PublishError};
+pub use link::Link;
 pub use reason::reason_text;
 
 /// Quality of service (4.3). Ordered: `AtMostOnce < AtLeastOnce < ExactlyOnce`.

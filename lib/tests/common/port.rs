@@ -128,7 +128,7 @@ fn handle(ingest: &mut Ingest, daemon: &mut Daemon, event: &IngestEvent, now: In
             if *clean_start {
                 daemon.held.remove(source);
             }
-            ingest.accept(*conn, daemon.held.get(source).cloned().unwrap_or_default(), now);
+            ingest.accept(*conn, daemon.held.get(source).is_some_and(|held| !held.is_empty()), now);
         }
         IngestEvent::Publish { conn, source, pid: Some(pid), message, .. } => {
             if message.qos == Qos::ExactlyOnce {

@@ -298,12 +298,11 @@ impl Peer {
     }
 
     /// Answers CONNECT.
-    pub(crate) fn accept(&mut self, session_present: bool, assigned_id: Option<&str>, held: HashSet<u16>) {
+    pub(crate) fn accept(&mut self, session_present: bool, assigned_id: Option<&str>) {
         if self.phase != Phase::AwaitAccept {
             return;
         }
         self.phase = Phase::Up;
-        self.held = held;
         self.connack(session_present, 0, assigned_id);
     }
 

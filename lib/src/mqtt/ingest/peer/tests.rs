@@ -37,8 +37,9 @@ fn up(connect: &[u8], held: &[u16]) -> Peer {
     let mut peer = Peer::new(LIMITS);
     let (events, error) = feed(&mut peer, connect);
     assert!(matches!(events[..], [PeerEvent::Connect(_)]) && error.is_none(), "{events:?} {error:?}");
-    peer.accept(true, None, held.iter().copied().collect());
+    peer.accept(true, None);
     assert_eq!(peer.out.bytes()[..3], [0x20, if peer.version == Version::V5 { 14 } else { 2 }, 1]);
+    held.iter().for_each(|pid| peer.ack(kind::PUBREC, *pid, 0));
     peer.out.clear();
     peer
 }

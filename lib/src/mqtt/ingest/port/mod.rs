@@ -7,7 +7,7 @@
 mod clients;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     time::{Duration, Instant},
 };
@@ -233,15 +233,16 @@ impl Ingest {
         self.service_todo(now);
     }
 
-    /// Answers [`IngestEvent::Connect`]. `held` are the QoS 2 ids of the source that are durable and not released;
-    /// their redeliveries (DUP) are answered here. CONNACK says session-present when the client did not ask for a
-    /// clean start and `held` is not empty or the session is known from before in this process.
-    pub fn accept(&mut self, conn: ConnId, held: HashSet<u16>, now: Instant) {
+    /// Answers [`IngestEvent::Connect`]. `held`: some QoS 2 id of the source is durable and not released. CONNACK says
+    /// session-present when the client did not ask for a clean start and there is such an id, or the session is
+    /// known from before in this process. A QoS 2 message of an earlier connection comes as `Publish` again: only the
+    /// daemon can tell a duplicate from a new message under an id that the client forgot.
+    pub fn accept(&mut self, conn: ConnId, held: bool, now: Instant) {
         let token = conn.0 as usize;
         let Some(client) = self.clients.get_mut(&token) else { return };
-        let present = !client.clean_start && (client.known || !held.is_empty());
+        let present = !client.clean_start && (client.known || held);
         let assigned = client.assigned.then_some(client.client_id.as_str());
-        client.peer.accept(present, assigned, if client.clean_start { HashSet::new() } else { held });
+        client.peer.accept(present, assigned);
         client.connect_until = None;
         client.last_received = now;
         self.arm(token);
