@@ -56,7 +56,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("mqfwd", 2, "[[route]]\nfrom = \"t/#/x\"\nto = \"up\"\n", &["from", "#"]),
     mistake("s3put", 2, "[target]\nto = \"ftp://example.org\"\n", &["to", "expected", "s3://"]),
     // What belongs together.
-    mistake("mqfwd", 2, "[cloud.tls]\nserver-name = \"x\"\n[[route]]\nfrom = \"t\"\n", &["tls", "ca-file"]),
+    mistake("mqfwd", 1, "[cloud.tls]\nserver-name = \"x\"\n[[route]]\nfrom = \"t\"\n", &["tls", "ca-file"]),
     mistake(
         "mqfwd",
         4,
@@ -156,7 +156,10 @@ fn shipped_defaults_are_good() {
         // Folders that only exist once installed are the test's own.
         let text = std::fs::read_to_string(&shipped).unwrap_or_else(|e| panic!("{}: {e}", shipped.display()));
         let own = format!("\"{}/", scratch.dir(&format!("{name}-root")).display());
-        let text = text.replace("\"/var/lib/edge/", &own).replace("\"/run/edge/", &own);
+        let text = text
+            .replace("\"/var/lib/edge/", &own)
+            .replace("\"/run/edge/", &own)
+            .replace("\"/var/cache/edge/", &own);
         let daemon = Daemon::new(&scratch, name, name, &text);
         let check = daemon.command(&["--check"]).output().unwrap();
         let said = String::from_utf8_lossy(&check.stderr).into_owned();

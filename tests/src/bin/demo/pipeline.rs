@@ -250,7 +250,10 @@ fn faced_toml(edge: End, sources: &[(String, String)]) -> String {
     let keys = |source: &str| if source.starts_with("images:") { "interval-ms = 500\n" } else { "" };
     let cameras: Vec<_> =
         sources.iter().map(|(name, source)| (name.as_str(), source.as_str(), keys(source))).collect();
-    config::faced(port, &cameras, "exit-when-done = true\n", "")
+    // GStreamer looks at all its plug-ins once; the demo need not wait for that each time.
+    let cache = e2e::env::root().join("target/data/gst-cache");
+    let toml = config::faced(port, &cameras, "exit-when-done = true\n", "");
+    toml.replace("{dir}/cache", &cache.to_string_lossy())
 }
 
 fn mqfwd_toml(edge: End, cloud: End) -> String {
