@@ -86,6 +86,7 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut done: impl FnMut() -> Opti
 
 /// Runs a command to its end; its standard output. Panics with its standard error if it fails.
 pub fn run(command: &mut Command) -> String {
+    crate::process::in_own_group(command);
     let output = command.stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|e| panic!("can't run {command:?}: {e}"));
     assert!(

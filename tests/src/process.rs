@@ -18,6 +18,13 @@ pub fn own_groups() {
     OWN_GROUPS.store(true, Ordering::Relaxed);
 }
 
+/// Makes the command a process group of its own, where that was asked for.
+pub fn in_own_group(command: &mut Command) {
+    if OWN_GROUPS.load(Ordering::Relaxed) {
+        command.process_group(0);
+    }
+}
+
 /// The last lines a process wrote to standard error (and output, where asked).
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<VecDeque<String>>>);
@@ -75,9 +82,7 @@ impl Process {
     /// Starts the command, adding to lines collected earlier (a restart).
     pub fn start_with(name: &str, command: &mut Command, lines: Lines) -> Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if OWN_GROUPS.load(Ordering::Relaxed) {
-            command.process_group(0);
-        }
+        in_own_group(command);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("can't start {name} ({command:?}): {e}"));
         lines.collect(child.stdout.take().unwrap());
         lines.collect(child.stderr.take().unwrap());

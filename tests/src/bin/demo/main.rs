@@ -69,7 +69,7 @@ fn run(wish: &Wish, stop: &AtomicBool, endless: Duration) -> ExitCode {
     let out = env::root().join("demo/out");
     let _ = std::fs::remove_dir_all(&out);
     std::fs::create_dir_all(&out).expect("demo/out can be made");
-    let mut pipeline = match Pipeline::start(wish, &out) {
+    let mut pipeline = match Pipeline::start(wish, &out, stop) {
         Ok(pipeline) => pipeline,
         Err(why) => return wrong(&why),
     };
@@ -123,14 +123,17 @@ fn watch(pipeline: &mut Pipeline, stop: &AtomicBool, endless: Duration) -> Count
             println!("{line}");
             shown = Instant::now();
         }
-        let ended = pipeline.ended() || (pipeline.endless && start.elapsed() > endless);
+        // Ctrl-C ends the cameras, too: what they saw until then is still brought home.
+        let ended = stop.load(Ordering::Relaxed)
+            || pipeline.ended()
+            || (pipeline.endless && start.elapsed() > endless);
         if ended && !pipeline.stopped {
             // What is still being followed is published now, and everything drains.
             pipeline.stop_cameras();
         }
         let quiet = pipeline.stopped && counts.stored >= counts.published;
         settled = if quiet { settled.or(Some(Instant::now())) } else { None };
-        let patience = pipeline.stopped_at.is_some_and(|at| at.elapsed() > Duration::from_secs(20));
+        let patience = pipeline.stopped_at.is_some_and(|at| at.elapsed() > Duration::from_secs(15));
         if settled.is_some_and(|at| at.elapsed() > Duration::from_millis(800))
             || patience
             || stop.load(Ordering::Relaxed)
@@ -148,6 +151,9 @@ fn watch(pipeline: &mut Pipeline, stop: &AtomicBool, endless: Duration) -> Count
 
 fn report(pipeline: &Pipeline, counts: &Counts, objects: &[Object]) -> String {
     let mut table = Table::new(&["", "", ""]);
+    if counts.frames == 0 {
+        return "nothing was read\n".to_owned();
+    }
     let mut row = |what: &str, value: String, remark: &str| table.row(&[what.into(), value, remark.into()]);
     row("frames read", thousands(counts.frames), "");
     row("faces detected", thousands(counts.faces), "in single frames");

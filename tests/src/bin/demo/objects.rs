@@ -85,10 +85,12 @@ fn object(root: &Path, path: &Path, stored: &Path, mut meta: BTreeMap<String, St
     let key = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
     meta.insert("key".into(), key);
     let at = stored.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::now());
-    let at = OffsetDateTime::from(at);
+    // A file's time is that of the kernel's last tick; s3put itself knows better, where it says so.
+    let said = meta.get("stored").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let at = said.unwrap_or(OffsetDateTime::from(at));
     let since = |name: &str| {
         let time = OffsetDateTime::parse(meta.get(name)?, &Rfc3339).ok()?;
-        Some((at - time).as_seconds_f64() * 1000.0)
+        Some(((at - time).as_seconds_f64() * 1000.0).max(0.0))
     };
     let content_type = if bytes.starts_with(b"\x89PNG") { "image/png" } else { "image/jpeg" }.to_owned();
     let (latency_ms, after_choice_ms) = (since("time"), since("published"));

@@ -1,6 +1,7 @@
 //! The processes of the demo: brokers, store, daemons; how they are wired, watched and ended.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::aws::{self, S3};
@@ -49,9 +50,9 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    pub fn start(wish: &Wish, out: &Path) -> Result<Pipeline, String> {
+    pub fn start(wish: &Wish, out: &Path, stop: &AtomicBool) -> Result<Pipeline, String> {
         let scratch = Scratch::new("demo");
-        let (sources, endless) = cameras(wish, &scratch)?;
+        let (sources, endless) = cameras(wish, &scratch, stop)?;
         let brokers: Vec<Broker> = match wish.brokers {
             true => ["edge", "cloud"].iter().map(|name| Broker::start(&scratch, name)).collect(),
             false => Vec::new(),
@@ -206,19 +207,36 @@ impl Pipeline {
 }
 
 /// The cameras of the demo (name, source), and whether they have no end.
-fn cameras(wish: &Wish, scratch: &Scratch) -> Result<(Vec<(String, String)>, bool), String> {
+fn cameras(
+    wish: &Wish,
+    scratch: &Scratch,
+    stop: &AtomicBool,
+) -> Result<(Vec<(String, String)>, bool), String> {
     if let Some(source) = &wish.source {
         let source = source_of(source)?;
         let endless = !(source.starts_with("file:") || source.starts_with("images:"));
         return Ok((vec![("camera".into(), source)], endless));
     }
-    println!("making a video and pictures from a photograph (once a run, some seconds)");
     let photo = picture::astronaut().map_err(|why| {
         format!("the photograph could not be fetched: {why}\nGive pictures of your own: make demo SOURCE=folder-or-video")
     })?;
-    let (video, stills) = (scratch.join("walk.mp4"), scratch.join("stills"));
-    picture::video(&photo, &video, 20);
-    picture::stills(&photo, &stills, 8);
+    let cache = e2e::env::root().join("target/data");
+    let (video, stills) = (cache.join("walk-1.mp4"), cache.join("stills-1"));
+    if !video.exists() || !stills.exists() {
+        println!("making a video and pictures from a photograph (once, some seconds)");
+        // Renamed when whole: a Ctrl-C in between leaves nothing half made under these names.
+        let (new_video, new_stills) = (scratch.join("walk.mp4"), scratch.join("stills"));
+        picture::video(&photo, &new_video, 20);
+        picture::stills(&photo, &new_stills, 8);
+        let _ = std::fs::remove_dir_all(&stills);
+        let mut copy = std::process::Command::new("cp");
+        e2e::env::run(copy.arg("-r").arg(&new_stills).arg(&stills));
+        std::fs::copy(&new_video, cache.join("walk-1.part")).map_err(|e| e.to_string())?;
+        std::fs::rename(cache.join("walk-1.part"), &video).map_err(|e| e.to_string())?;
+    }
+    if stop.load(Ordering::Relaxed) {
+        return Err("stopped before it began".into());
+    }
     let sources = vec![
         ("walk".to_owned(), format!("file:{}", video.display())),
         ("stills".to_owned(), format!("images:{}", stills.display())),
