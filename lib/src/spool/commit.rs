@@ -11,7 +11,7 @@ use super::engine::{Done, Job};
 use super::frame::{FRAME_HEADER, Kind, Pos};
 use super::recover::Segment;
 use super::state::Entry;
-use super::types::Ticket;
+use super::types::{Seq, Ticket};
 use super::write::Spare;
 use super::{Error, Spool};
 
@@ -31,6 +31,8 @@ pub(crate) struct Commit {
     durable: u64,
     /// Everything before this place in the segments is on disk.
     pub durable_pos: Pos,
+    /// Number of the first record that is not.
+    pub durable_seq: Seq,
     /// End of the last record that is on disk.
     pub durable_message_end: Pos,
     /// End of the last record written.
@@ -61,6 +63,7 @@ pub(crate) struct Commit {
 struct Group {
     ticket: u64,
     pos: Pos,
+    seq: Seq,
     message_end: Pos,
     journal: Pos,
     cursor: Pos,
@@ -69,11 +72,12 @@ struct Group {
 }
 
 impl Commit {
-    pub(crate) fn new(end: Pos, cursor: Pos) -> Commit {
+    pub(crate) fn new(end: Pos, next_seq: Seq, cursor: Pos) -> Commit {
         Commit {
             written: 0,
             durable: 0,
             durable_pos: end,
+            durable_seq: next_seq,
             durable_message_end: end,
             message_end: end,
             cursor,
@@ -206,6 +210,7 @@ impl Spool {
         c.running = Some(Group {
             ticket: c.written,
             pos,
+            seq: self.next_seq,
             message_end: c.message_end,
             // Without its sync nothing new is durable there, a mark of the last commit included.
             journal: if c.journal { self.journal.write_pos() } else { Pos::default() },
@@ -255,6 +260,7 @@ impl Spool {
         let c = &mut self.commit;
         c.durable = group.ticket;
         c.durable_pos = c.durable_pos.max(group.pos);
+        c.durable_seq = group.seq;
         c.durable_message_end = group.message_end;
         c.cursor = c.cursor.max(group.cursor);
         self.journal.committed(group.journal);
@@ -269,7 +275,7 @@ impl Spool {
     /// was the last commit before a crash.
     fn mark(&mut self, segment: bool, journal: bool) -> Result<(), Error> {
         let mut result = if journal { self.journal.mark() } else { Ok(()) };
-        let durable = self.commit.durable_pos;
+        let durable = (self.commit.durable_pos, self.commit.durable_seq);
         if let Some(active) = &mut self.active
             && segment
             && active.offset + 2 * FRAME_HEADER <= active.bytes

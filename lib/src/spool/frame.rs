@@ -54,6 +54,8 @@ pub(crate) struct FileHeader {
     pub id: u64,
     pub first_seq: u64,
     pub durable: Pos,
+    /// Number of the first record that was not durable when the file was begun.
+    pub durable_seq: u64,
 }
 
 /// What the first bytes of a file are.
@@ -77,6 +79,7 @@ impl FileHeader {
         b[24..32].copy_from_slice(&self.id.to_le_bytes());
         b[32..40].copy_from_slice(&self.first_seq.to_le_bytes());
         b[40..48].copy_from_slice(&self.durable.0.to_le_bytes());
+        b[48..56].copy_from_slice(&self.durable_seq.to_le_bytes());
         let crc = crc32c::crc32c(&b[..60]);
         b[60..64].copy_from_slice(&crc.to_le_bytes());
         b
@@ -101,6 +104,7 @@ impl FileHeader {
             id: u64_at(b, 24),
             first_seq: u64_at(b, 32),
             durable: Pos(u64_at(b, 40)),
+            durable_seq: u64_at(b, 48),
         })
     }
 }
@@ -155,6 +159,8 @@ pub(crate) struct Frame {
     /// Everything before this place was on disk when the frame was written.
     pub durable: Pos,
     pub seq: u64,
+    /// How many records right before `seq` were not durable then.
+    pub behind: u32,
     pub len: u32,
     pub body_crc: u32,
     pub kind: Kind,
@@ -172,6 +178,7 @@ impl Frame {
         b[36..40].copy_from_slice(&self.body_crc.to_le_bytes());
         b[40] = self.kind as u8;
         b[41] = self.flags;
+        b[44..48].copy_from_slice(&self.behind.to_le_bytes());
         let crc = header_crc(&b, at);
         b[4..8].copy_from_slice(&crc.to_le_bytes());
         b
@@ -187,6 +194,7 @@ impl Frame {
             salt: u64_at(b, 8),
             durable: Pos(u64_at(b, 16)),
             seq: u64_at(b, 24),
+            behind: u32_at(b, 44),
             len: u32_at(b, 32),
             body_crc: u32_at(b, 36),
             kind: Kind::from_u8(b[40])?,
@@ -227,6 +235,7 @@ mod tests {
             salt: 7,
             durable: Pos::new(1, 64),
             seq: 9,
+            behind: 4,
             len: 3,
             body_crc: 5,
             kind: Kind::Message,
@@ -257,6 +266,7 @@ mod tests {
             id: 2,
             first_seq: 4,
             durable: Pos::new(2, 100),
+            durable_seq: 3,
         };
         let b = h.encode();
         assert_eq!(FileHeader::decode(FileKind::Segment, &b), HeaderRead::Good(h));

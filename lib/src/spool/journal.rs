@@ -278,6 +278,7 @@ impl Journal {
             salt: self.salt,
             durable: Pos::new(self.generation, self.durable),
             seq,
+            behind: 0,
             // Entries are at most 64 KiB and some, see Entry::encode.
             len: body.len() as u32,
             body_crc: crc32c::crc32c(body),
@@ -324,6 +325,7 @@ impl Journal {
             id: self.id,
             first_seq: state.next_seq,
             durable: self.write_pos(),
+            durable_seq: 0,
         };
         self.file.write_at(&[&header.encode()], 0)?;
         for entry in state.snapshot() {

@@ -8,6 +8,8 @@ mod error;
 mod frame;
 mod journal;
 mod qos2;
+#[cfg(test)]
+mod qos2_sim;
 mod read;
 mod record;
 mod recover;
@@ -110,7 +112,7 @@ impl Spool {
             next_seq: journal.state.next_seq,
             spare: write::Spare::None,
             disk_bytes,
-            commit: commit::Commit::new(found.end, journal.state.pos),
+            commit: commit::Commit::new(found.end, journal.state.next_seq, journal.state.pos),
             reader: read::Reader::new(journal.state.cursor, journal.state.pos),
             memory: write::Memory::default(),
             stats: Stats { damaged: found.report.damaged, ..Stats::default() },

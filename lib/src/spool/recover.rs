@@ -26,7 +26,7 @@ pub(crate) struct Segment {
     pub bytes: u64,
     /// Holds records whose policy forbids dropping them (known after looking once).
     pub pinned: bool,
-    header_durable: Option<Pos>,
+    header_durable: Option<(Pos, Seq)>,
     first_seq: Seq,
 }
 
@@ -54,6 +54,7 @@ pub(crate) struct Recovered {
 
 struct Tail {
     end: Pos,
+    /// Above all records that are kept, and not above any that was cut.
     next_seq: Seq,
     torn_bytes: u64,
 }
@@ -71,10 +72,12 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &SpoolConfig) -> Result<Reco
     }
     let found = segments.len();
     let newest = segments.last().map_or(0, |s| s.index);
-    let (durable, above) = last_durable(disk, &segments).map_err(io_error)?;
+    let (durable, first) = last_durable(disk, &segments).map_err(io_error)?;
     remove_acked(disk, &mut segments, state.pos).map_err(io_error)?;
-    let tail = read_tail(disk, config, &mut segments, durable, &mut state).map_err(io_error)?;
-    let next_seq = tail.next_seq.max(above).max(state.cursor).max(1);
+    // Numbers of what will be cut are left out as well: they may have been seen in the journal.
+    state.next_seq = segments.iter().map(|s| s.first_seq).max().unwrap_or(1).max(state.next_seq);
+    let tail = read_tail(disk, config, &mut segments, (durable, first), &mut state).map_err(io_error)?;
+    let next_seq = tail.next_seq.max(state.cursor).max(1);
     let mut report = Recovery { segments: found, torn_bytes: tail.torn_bytes, ..Recovery::default() };
     report.damaged = lost_headers(disk, config, &segments).map_err(io_error)?;
     settle(&mut state, &segments, next_seq, journal.damaged);
@@ -107,7 +110,7 @@ fn headers(disk: &Arc<dyn Disk>, id: &mut Option<u64>) -> Result<Vec<Segment>, E
             HeaderRead::Good(h) if h.index == index => {
                 segment.salt = Some(h.salt);
                 segment.first_seq = h.first_seq;
-                segment.header_durable = Some(h.durable);
+                segment.header_durable = Some((h.durable, h.durable_seq));
                 *id = id.or(Some(h.id));
             }
             HeaderRead::Future(version) => {
@@ -121,11 +124,11 @@ fn headers(disk: &Arc<dyn Disk>, id: &mut Option<u64>) -> Result<Vec<Segment>, E
     Ok(segments)
 }
 
-/// How far the log is known to have been durable, which is what the last readable frame says; and a number above all
-/// records before that place. The frame itself may be cut later, so this is the only time it is seen.
+/// How far the log is known to have been durable, which is what the last readable frame says; and the number of the
+/// first record after that place. The frame itself may be cut later, so this is the only time it is seen.
 fn last_durable(disk: &Arc<dyn Disk>, segments: &[Segment]) -> io::Result<(Pos, Seq)> {
     for segment in segments.iter().rev() {
-        let mut durable = segment.header_durable.map(|pos| (pos, segment.first_seq));
+        let mut durable = segment.header_durable;
         let mut scan = scanner(disk, segment)?;
         let mut from = FILE_HEADER;
         if segment.salt.is_none() && !scan.discover(|_| true)? {
@@ -134,7 +137,7 @@ fn last_durable(disk: &Arc<dyn Disk>, segments: &[Segment]) -> io::Result<(Pos, 
         while let Some(offset) = scan.resync(from, |_| true)? {
             let Found::Frame { frame, next, .. } = scan.read(offset)? else { break };
             if durable.is_none_or(|(pos, _)| pos < frame.durable) {
-                durable = Some((frame.durable, frame.seq));
+                durable = Some((frame.durable, frame.seq.saturating_sub(u64::from(frame.behind))));
             }
             from = next;
         }
@@ -166,11 +169,10 @@ fn read_tail(
     disk: &Arc<dyn Disk>,
     config: &SpoolConfig,
     segments: &mut Vec<Segment>,
-    durable: Pos,
+    (durable, first): (Pos, Seq),
     state: &mut State,
 ) -> io::Result<Tail> {
-    let mut tail = Tail { end: durable, next_seq: 1, torn_bytes: 0 };
-    tail.next_seq = segments.iter().map(|s| s.first_seq).max().unwrap_or(1).max(1);
+    let mut tail = Tail { end: durable, next_seq: first, torn_bytes: 0 };
     let mut cut = None;
     for (i, segment) in segments.iter().enumerate().filter(|(_, s)| s.index >= durable.index()) {
         let mut scan = scanner(disk, segment)?;

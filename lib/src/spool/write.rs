@@ -44,12 +44,16 @@ impl Active {
         kind: Kind,
         flags: u8,
         seq: Seq,
-        durable: Pos,
+        durable: (Pos, Seq),
         body: [&[u8]; 2],
     ) -> io::Result<()> {
         let len = (body[0].len() + body[1].len()) as u32;
         let body_crc = crc32c::crc32c_append(crc32c::crc32c(body[0]), body[1]);
-        let head = Frame { salt: self.salt, durable, seq, len, body_crc, kind, flags }.encode(self.pos());
+        let (durable, first) = durable;
+        // At most the records of one segment and one group: far below 2^32.
+        let behind = u32::try_from(seq.saturating_sub(first)).unwrap_or(u32::MAX);
+        let head =
+            Frame { salt: self.salt, durable, seq, behind, len, body_crc, kind, flags }.encode(self.pos());
         self.file.write_at(&[&head, body[0], body[1]], self.offset)?;
         self.offset += frame::framed(u64::from(len));
         Ok(())
@@ -243,7 +247,7 @@ impl Spool {
         if !room && !self.rotate(framed)? {
             return Ok(None);
         }
-        let durable = self.commit.durable_pos;
+        let durable = (self.commit.durable_pos, self.commit.durable_seq);
         let Some(active) = &mut self.active else { return Ok(None) };
         let at = active.pos();
         let body = [prefix.bytes.as_slice(), &record.message.payload];
@@ -284,6 +288,7 @@ impl Spool {
             id: self.id,
             first_seq: self.next_seq,
             durable: self.commit.durable_pos,
+            durable_seq: self.commit.durable_seq,
         };
         if let Err(e) = file.write_at(&[&header.encode()], 0) {
             self.disk.unlink(&name)?;
@@ -327,7 +332,7 @@ impl Spool {
 
     /// Writes the end frame. Its room was kept.
     fn seal(&mut self) -> io::Result<()> {
-        let durable = self.commit.durable_pos;
+        let durable = (self.commit.durable_pos, self.commit.durable_seq);
         let Some(mut active) = self.active.take() else { return Ok(()) };
         match active.frame(Kind::End, 0, self.next_seq, durable, [&[], &[]]) {
             Ok(()) => {}
