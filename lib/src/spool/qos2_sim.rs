@@ -8,7 +8,6 @@
 //! `EDGE_SEED=n` runs one seed only.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sim::{Crash, SimDisk};
