@@ -56,6 +56,9 @@ pub struct S3 {
     bucket: Bucket,
     conditional: bool,
     agent: Agent,
+    /// For comparing: keeps no connection. A server that refuses a PUT early often closes the connection that the PUT
+    /// came on, so the question that follows had better not use it.
+    fresh: Agent,
     provider: Provider,
     /// The server's clock minus ours, in seconds.
     skew_s: AtomicI64,
@@ -66,6 +69,8 @@ pub struct S3 {
 enum Failure {
     /// No credentials.
     Credentials(String),
+    /// The connection broke off before the answer: it may have been a kept one that the server had closed.
+    Lost(String),
     /// No connection, no answer, or one that is no HTTP.
     Network(String),
     /// The request can't be put together.
@@ -76,7 +81,7 @@ impl Failure {
     fn outcome(self, bucket: &str) -> Outcome {
         match self {
             Self::Credentials(why) => Outcome::Hold(why),
-            Self::Network(why) => Outcome::Retry(format!("{bucket}: {why}")),
+            Self::Lost(why) | Self::Network(why) => Outcome::Retry(format!("{bucket}: {why}")),
             Self::Object(why) => Outcome::Refused(why),
         }
     }
@@ -84,34 +89,12 @@ impl Failure {
 
 impl S3 {
     pub fn new(settings: Settings) -> Self {
-        let agent = Agent::config_builder()
-            .tls_config(settings.tls)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_global(Some(settings.request_timeout))
-            .timeout_resolve(Some(settings.connect_timeout))
-            .timeout_connect(Some(settings.connect_timeout))
-            .timeout_recv_response(Some(settings.idle_timeout))
-            .timeout_per_read(Some(settings.idle_timeout))
-            .timeout_per_write(Some(settings.idle_timeout))
-            .max_idle_connections(settings.connections)
-            .max_idle_connections_per_host(settings.connections)
-            .input_buffer_size(16 * 1024)
-            .output_buffer_size(64 * 1024)
-            .user_agent(concat!("s3put/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        let agent = self::agent(&settings, settings.connections);
+        let fresh = self::agent(&settings, 0);
         let provider = Provider::new(settings.chain);
         let (skew_s, corrections) = (AtomicI64::new(0), AtomicU64::new(0));
-        Self {
-            bucket: settings.bucket,
-            conditional: settings.conditional,
-            agent,
-            provider,
-            skew_s,
-            corrections,
-        }
+        let (bucket, conditional) = (settings.bucket, settings.conditional);
+        Self { bucket, conditional, agent, fresh, provider, skew_s, corrections }
     }
 
     /// `s3://bucket (https://host, region)`.
@@ -145,7 +128,7 @@ impl S3 {
         }
     }
 
-    /// One object, up to three times at once: again after the clock was corrected, and again with new credentials.
+    /// One object, up to four times at once: once more each on a new connection, with the clock corrected, with new credentials.
     fn put_one(
         &self,
         key: &str,
@@ -162,10 +145,15 @@ impl S3 {
         }
         headers.extend(meta.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let name = format!("s3://{}", self.bucket.name);
-        let (mut renewed, mut corrected) = (false, false);
+        let (mut renewed, mut corrected, mut lost) = (false, false, false);
         loop {
             let (mut response, credentials) = match self.send("PUT", key, &headers, body, sha256) {
                 Ok(sent) => sent,
+                // A PUT can be repeated without harm (RFC 9110 section 9.2.2), so a new connection is worth one try.
+                Err(Failure::Lost(_)) if !lost => {
+                    lost = true;
+                    continue;
+                }
                 Err(failure) => return Verdict::Other(failure.outcome(&name)),
             };
             let server_s = header(&response, "date").and_then(date::parse);
@@ -288,7 +276,7 @@ impl S3 {
             let request = request.header("content-length", body.len());
             self.agent.run(request.body(body).map_err(|_| unfit())?)
         } else {
-            self.agent.run(request.body(()).map_err(|_| unfit())?)
+            self.fresh.run(request.body(()).map_err(|_| unfit())?)
         };
         match result {
             Ok(response) => Ok((response, credentials)),
@@ -320,6 +308,27 @@ impl S3 {
     }
 }
 
+fn agent(settings: &Settings, connections: usize) -> Agent {
+    Agent::config_builder()
+        .tls_config(settings.tls.clone())
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .timeout_global(Some(settings.request_timeout))
+        .timeout_resolve(Some(settings.connect_timeout))
+        .timeout_connect(Some(settings.connect_timeout))
+        .timeout_recv_response(Some(settings.idle_timeout))
+        .timeout_per_read(Some(settings.idle_timeout))
+        .timeout_per_write(Some(settings.idle_timeout))
+        .max_idle_connections(connections)
+        .max_idle_connections_per_host(connections)
+        .input_buffer_size(16 * 1024)
+        .output_buffer_size(64 * 1024)
+        .user_agent(concat!("s3put/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+}
+
 fn unix_s() -> i64 {
     // Before 1970 there is no clock to speak of: the server's will be followed.
     SystemTime::now()
@@ -348,6 +357,11 @@ fn read_answer(response: &mut Response<Body>) -> Answer {
     // A body that can't be read to its end says nothing; the status does.
     let body = response.body_mut().with_config().limit(ERROR_BYTES_MAX).read_to_vec().unwrap_or_default();
     Answer { status, error: ErrorBody::parse(&body), bucket_region, checksum }
+}
+
+fn is_lost(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error, ureq::Error::Io(e) if matches!(e.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
 }
 
 fn explain(error: &ureq::Error) -> String {
