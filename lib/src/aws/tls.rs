@@ -65,16 +65,21 @@ pub fn load(files: &Files) -> Result<TlsConfig, Error> {
         (None, None) => None,
         _ => return Err(Error::HalfAnIdentity),
     };
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::from(roots))
-        .client_cert(identity)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
+    Ok(config(roots, identity))
 }
 
 /// The settings of a client that only ever speaks plain HTTP: TLS is refused, since nobody is trusted.
 pub fn none() -> TlsConfig {
-    TlsConfig::builder().root_certs(RootCerts::from(Vec::new())).build()
+    config(Vec::new(), None)
+}
+
+fn config(roots: Vec<Certificate<'static>>, identity: Option<ClientCert>) -> TlsConfig {
+    TlsConfig::builder()
+        .root_certs(RootCerts::from(roots))
+        .client_cert(identity)
+        // ureq panics where it finds no provider; it is built without one of its own.
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build()
 }
 
 fn system_roots() -> Result<Vec<Certificate<'static>>, Error> {
