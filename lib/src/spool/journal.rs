@@ -65,12 +65,15 @@ struct Parsed {
 /// Reads both files.
 pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Found2, Error> {
     let mut found = Found2::default();
-    let (mut parsed, mut torn) = (Vec::new(), Vec::new());
+    let (mut parsed, mut blank) = (Vec::new(), false);
     for (slot, name) in NAMES.iter().enumerate() {
         let io_error = |source| Error::Io { what: "read the journal", path: disk.path(name), source };
         let file = match disk.open(name) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                blank = true;
+                continue;
+            }
             Err(e) => return Err(io_error(e)),
         };
         let mut head = [0u8; FILE_HEADER as usize];
@@ -80,8 +83,9 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Found2, Error> {
             HeaderRead::Future(version) => {
                 return Err(Error::Version { path: disk.path(name), found: version, known: VERSION });
             }
-            HeaderRead::Blank => {}
-            HeaderRead::Damaged => torn.push((slot, file)),
+            HeaderRead::Blank => blank = true,
+            // A header is one sector, which disks write whole or not at all.
+            HeaderRead::Damaged => found.damaged = true,
         }
     }
     parsed.sort_by_key(|p| std::cmp::Reverse(p.header.index));
@@ -89,23 +93,14 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Found2, Error> {
         found.id = Some(newest.header.id);
         found.generation = newest.header.index;
     }
-    for (slot, file) in torn {
-        let io_error = |source| Error::Io { what: "read the journal", path: disk.path(NAMES[slot]), source };
-        found.damaged |= was_in_use(file, found.generation.wrapping_add(1)).map_err(io_error)?;
-    }
+    // From the second generation on both files have been written: one that is blank or gone was in use.
+    found.damaged |= blank && found.generation > 1;
     choose(&mut found, parsed);
-    Ok(found)
-}
-
-/// Whether a file without a good header is the successor of this generation's predecessor, and not just a switch that
-/// a crash cut short: then frames in it say that a commit of it was done.
-fn was_in_use(file: Arc<dyn DiskFile>, generation: u32) -> io::Result<bool> {
-    let limit = file.len()?;
-    let mut scan = Scanner::new(file, generation, None, limit);
-    if !scan.discover(|_| true)? {
-        return Ok(false);
+    if !found.complete && !found.damaged {
+        // A first start that a crash cut short is begun again.
+        found.generation = 0;
     }
-    Ok(last_durable(&mut scan)?.offset() > FILE_HEADER)
+    Ok(found)
 }
 
 /// Takes the newest whole file. A newest one without a complete snapshot that was never in use is a switch that a
@@ -195,7 +190,8 @@ fn last_durable(scan: &mut Scanner) -> io::Result<Pos> {
 }
 
 impl Journal {
-    /// Writes `state` as a new generation into the file not in use, and waits until it is on disk.
+    /// Writes `state` as a new generation into the file that is not the whole one, then into the other, and waits until
+    /// each is on disk.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
         found: &Found2,
@@ -228,7 +224,10 @@ impl Journal {
             body: Vec::new(),
             disk: Arc::clone(&disk),
         };
-        journal.switch().and_then(|()| journal.file.sync()).map_err(io_error(NAMES[journal.slot]))?;
+        // Both files: from then on one that is blank or has no good header is damage, and any old damage is gone.
+        for _ in NAMES {
+            journal.switch().and_then(|()| journal.file.sync()).map_err(io_error(NAMES[journal.slot]))?;
+        }
         journal.committed(journal.write_pos());
         Ok(journal)
     }

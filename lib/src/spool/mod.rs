@@ -21,6 +21,8 @@ mod sim_tests;
 mod state;
 mod store;
 mod table;
+#[cfg(test)]
+mod tests;
 mod types;
 mod write;
 

@@ -79,6 +79,11 @@ impl Reader {
         self.flights.iter().filter(|f| f.acked).map(|f| f.seq).collect()
     }
 
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
     fn find(&self, seq: Seq) -> Option<usize> {
         self.flights.binary_search_by_key(&seq, |f| f.seq).ok().filter(|i| !self.flights[*i].acked)
     }

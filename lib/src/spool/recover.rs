@@ -66,10 +66,13 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, config: &SpoolConfig) -> Result<Reco
     let mut state = std::mem::take(&mut journal.state);
     let mut id = journal.id;
     let mut segments = headers(disk, &mut id)?;
-    if !segments.is_empty() && !journal.complete {
-        // Segments are never made before the journal is on disk.
-        journal.damaged = true;
-    }
+    // Segments are never made before the journal is on disk. Without any, an incomplete journal is a first start that a
+    // crash cut short.
+    journal.damaged = if segments.is_empty() && !journal.complete && state.cursor <= 1 {
+        false
+    } else {
+        journal.damaged || !journal.complete
+    };
     let found = segments.len();
     let newest = segments.last().map_or(0, |s| s.index);
     let (durable, first) = last_durable(disk, &segments).map_err(io_error)?;

@@ -265,8 +265,9 @@ impl DiskFile for SimFile {
         let all = parts.concat();
         let len = i.files[self.1].current.len() as u64;
         i.grow((offset + all.len() as u64).saturating_sub(len))?;
-        // The operation the process dies in may be half done.
-        let part = if dying.is_err() { all.len() / 2 } else { all.len() };
+        // The operation the process dies in may be half done, up to a sector.
+        let half = (offset as usize + all.len() / 2) / SECTOR * SECTOR;
+        let part = if dying.is_err() { half.saturating_sub(offset as usize) } else { all.len() };
         let all = all[..part].to_vec();
         let file = &mut i.files[self.1];
         write(&mut file.current, offset as usize, &all);
