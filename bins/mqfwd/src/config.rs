@@ -135,26 +135,20 @@ pub struct LaneConfig {
 }
 
 impl Config {
-    /// Reads and validates `path`; `cloud_host` and `cloud_port` are `CLOUD_MQTT_HOST` and `CLOUD_MQTT_PORT`, which
-    /// override the file.
+    /// Reads and validates `path`. `CLOUD_MQTT_HOST` and `CLOUD_MQTT_PORT` of the environment override the file.
     ///
     /// # Errors
     /// With file, line, column, key and expectation.
-    pub fn load(
-        path: &Path,
-        cloud_host: Option<String>,
-        cloud_port: Option<String>,
-    ) -> Result<Config, config::Error> {
+    pub fn load(path: &Path) -> Result<Config, config::Error> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut loaded = config::load::<Raw>(path)?;
-        if let Some(host) = cloud_host.filter(|host| !host.is_empty()) {
+        if let Some(host) = variable("CLOUD_MQTT_HOST") {
             loaded.raw.cloud.host = host;
         }
-        if let Some(port) = cloud_port.filter(|port| !port.is_empty()) {
+        if let Some(port) = variable("CLOUD_MQTT_PORT") {
             loaded.raw.cloud.port = port.parse().map_err(|_| {
-                config::Error::file(
-                    Path::new("environment variable CLOUD_MQTT_PORT"),
-                    format!("expected a port from 1 to 65535, found {port:?}"),
-                )
+                let text = format!("expected a port from 1 to 65535, found {port:?}");
+                config::Error::file(Path::new("environment variable CLOUD_MQTT_PORT"), text)
             })?;
         }
         let device = Device::load(&loaded.raw.device_file)?;

@@ -1,31 +1,31 @@
 //! A seeded simulation of the outlet against a model queue and a model broker, with cuts of the connection and crashes
-//! of the process at any step; and the rules that need exact situations.
+//! of the process at any step.
 //!
 //! Replay a failure with `EDGE_SEED=<seed>`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use edge::spool::Record;
+use edge::spool::{OutState, Record};
 
 use super::*;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the model does not fail")]
-struct Never;
+pub struct Never;
 
 /// The spool as a model: what is written becomes durable later, a crash loses what is not.
 #[derive(Debug, Default, Clone)]
-struct ModelQueue {
-    records: Vec<Arc<Record>>,
-    acked: BTreeSet<Seq>,
+pub struct ModelQueue {
+    pub records: Vec<Arc<Record>>,
+    pub acked: BTreeSet<Seq>,
     handed_out: BTreeSet<Seq>,
     journal: BTreeMap<u16, (Seq, OutState)>,
     done: BTreeSet<Seq>,
     log: Vec<(u64, Entry)>,
     written: u64,
     durable: u64,
-    dead: Vec<(Seq, String)>,
+    pub dead: Vec<(Seq, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ enum Entry {
 }
 
 impl ModelQueue {
-    fn add(&mut self, topic: &str, qos: Qos) {
+    pub fn add(&mut self, topic: &str, qos: Qos) {
         let seq = self.records.len() as Seq + 1;
         let message =
             Message { topic: topic.into(), payload: seq.to_be_bytes().into(), qos, ..Message::default() };
@@ -163,7 +163,7 @@ impl Queue for ModelQueue {
 }
 
 #[derive(Debug, Clone)]
-enum Packet {
+pub enum Packet {
     Publish { pid: Option<u16>, dup: bool, message: Message },
     Pubrel(u16),
     Puback(u16, u8),
@@ -173,12 +173,12 @@ enum Packet {
 
 /// The client of the outlet: packet ids, and the wire to the broker.
 #[derive(Debug, Default)]
-struct Wire {
-    taken: HashSet<u16>,
-    last: u16,
-    out: VecDeque<Packet>,
-    room: usize,
-    sent: Vec<(Option<u16>, bool, Message)>,
+pub struct Wire {
+    pub taken: HashSet<u16>,
+    pub last: u16,
+    pub out: VecDeque<Packet>,
+    pub room: usize,
+    pub sent: Vec<(Option<u16>, bool, Message)>,
 }
 
 impl Peer for Wire {
@@ -258,10 +258,10 @@ impl ModelBroker {
     }
 }
 
-const LIMITS: PeerLimits =
+pub const LIMITS: PeerLimits =
     PeerLimits { receive_maximum: 65535, max_packet_bytes: None, max_qos: Qos::ExactlyOnce, retain: true };
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings {
         window: 16,
         ack_timeout: Duration::from_secs(30),
@@ -272,11 +272,11 @@ fn settings() -> Settings {
     }
 }
 
-fn routes() -> Routes {
+pub fn routes() -> Routes {
     Routes::new(vec![crate::route::Route::new("#", "up/{topic}", Qos::ExactlyOnce, "dev").unwrap()])
 }
 
-fn at(start: Instant, s: u64) -> Now {
+pub fn at(start: Instant, s: u64) -> Now {
     Now { mono: start + Duration::from_secs(s), unix_ms: s * 1000 }
 }
 
@@ -459,130 +459,4 @@ fn the_order_of_first_sends_is_that_of_arrival() {
         let got: Vec<Seq> = sim.broker.got.iter().map(|(seq, _)| *seq).collect();
         assert!(got.is_sorted() && got.len() == 100, "seed {seed}: {got:?}");
     }
-}
-
-/// An outlet that is connected, with `n` QoS 1 messages, after the first pump.
-fn sending(n: usize, settings: Settings) -> (Outlet<u64>, ModelQueue, Wire, Now) {
-    let mut queue = ModelQueue::default();
-    (0..n).for_each(|_| queue.add("t", Qos::AtLeastOnce));
-    let mut wire = Wire { room: 100, ..Wire::default() };
-    let mut outlet = Outlet::new(settings, routes(), &queue, &mut wire);
-    let now = at(Instant::now(), 1000);
-    outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();
-    outlet.pump(&mut queue, &mut wire, now).unwrap();
-    (outlet, queue, wire, now)
-}
-
-#[test]
-fn a_message_that_ends_every_connection_is_isolated_and_buried_alone() {
-    let (mut outlet, mut queue, mut wire, now) = sending(10, settings());
-    for n in 1..=5 {
-        assert_eq!(outlet.in_flight(), if n <= 2 { 10 } else { 1 }, "connection {n}");
-        outlet.disconnected(DisconnectKind::Closed, &mut queue, &mut wire, now).unwrap();
-        outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();
-        outlet.pump(&mut queue, &mut wire, now).unwrap();
-    }
-    assert_eq!(queue.dead.len(), 1);
-    assert!(queue.dead[0].1.contains("closed 5 connections in a row"), "{:?}", queue.dead);
-    assert_eq!(outlet.in_flight(), 9, "the others go on");
-}
-
-#[test]
-fn a_connection_that_just_breaks_buries_nothing() {
-    let (mut outlet, mut queue, mut wire, now) = sending(3, settings());
-    for _ in 0..50 {
-        outlet.disconnected(DisconnectKind::Timeout, &mut queue, &mut wire, now).unwrap();
-        outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();
-        outlet.pump(&mut queue, &mut wire, now).unwrap();
-    }
-    assert!(queue.dead.is_empty() && outlet.suspect().is_none());
-}
-
-#[test]
-fn refusals_wait_hold_or_bury_by_their_reason() {
-    let (mut outlet, mut queue, mut wire, now) = sending(4, settings());
-    outlet.puback(1, 0x90, &mut queue, &mut wire, now).unwrap();
-    assert_eq!(queue.dead[0].1, "the next hop refused it: topic name invalid (0x90)".to_owned());
-    assert!(outlet.held().is_none());
-    outlet.puback(2, 0x87, &mut queue, &mut wire, now).unwrap();
-    assert!(outlet.held().is_some_and(|hold| hold.alarm));
-    outlet.puback(3, 0x97, &mut queue, &mut wire, now).unwrap();
-    assert!(outlet.held().is_some_and(|hold| !hold.alarm && hold.why.contains("0x97")));
-    outlet.puback(4, 0x00, &mut queue, &mut wire, now).unwrap();
-    let sent = wire.sent.len();
-    outlet.puback(4, 0x00, &mut queue, &mut wire, now).unwrap();
-    queue.add("t", Qos::AtLeastOnce);
-    outlet.hold = Some(Hold {
-        why: "x".into(),
-        until: now.mono + Duration::from_secs(1),
-        alarm: true,
-        delay: Duration::from_secs(1),
-    });
-    outlet.pump(&mut queue, &mut wire, now).unwrap();
-    assert_eq!(wire.sent.len(), sent, "nothing goes out while held");
-    let later = Now { mono: now.mono + Duration::from_secs(1), ..now };
-    outlet.pump(&mut queue, &mut wire, later).unwrap();
-    assert_eq!(wire.sent.len(), sent + 1, "one probe");
-    assert_eq!(
-        wire.sent.last().unwrap().2.payload,
-        2u64.to_be_bytes(),
-        "the probe is the one that was refused"
-    );
-}
-
-#[test]
-fn the_window_is_the_smaller_of_ours_and_the_peers() {
-    let (outlet, ..) = sending(40, settings());
-    assert_eq!(outlet.in_flight(), 16);
-    let (mut outlet, mut queue, mut wire, now) = sending(0, settings());
-    (0..40).for_each(|_| queue.add("t", Qos::AtLeastOnce));
-    outlet.connected(true, PeerLimits { receive_maximum: 3, ..LIMITS }, &mut queue, &mut wire).unwrap();
-    outlet.pump(&mut queue, &mut wire, now).unwrap();
-    assert_eq!(outlet.in_flight(), 3);
-}
-
-#[test]
-fn the_oldest_unacknowledged_message_asks_for_a_new_connection() {
-    let (mut outlet, mut queue, mut wire, now) = sending(2, settings());
-    let later = |s| now.mono + Duration::from_secs(s);
-    assert_eq!(outlet.deadline(), Some(later(30)));
-    assert_eq!(outlet.timer(later(29)), None);
-    outlet.puback(1, 0, &mut queue, &mut wire, now).unwrap();
-    let why = outlet.timer(later(30)).unwrap();
-    assert_eq!(why, "message 2 is not acknowledged after 30 s");
-    outlet.puback(2, 0, &mut queue, &mut wire, now).unwrap();
-    assert_eq!(outlet.timer(later(60)), None);
-    assert_eq!(outlet.deadline(), None);
-}
-
-#[test]
-fn a_resend_keeps_id_and_order_and_says_dup() {
-    let (mut outlet, mut queue, mut wire, now) = sending(3, settings());
-    outlet.puback(2, 0, &mut queue, &mut wire, now).unwrap();
-    outlet.disconnected(DisconnectKind::Timeout, &mut queue, &mut wire, now).unwrap();
-    wire.sent.clear();
-    outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();
-    outlet.pump(&mut queue, &mut wire, now).unwrap();
-    let sent: Vec<_> = wire.sent.iter().map(|(pid, dup, message)| (*pid, *dup, message.payload[7])).collect();
-    assert_eq!(sent, [(Some(1), true, 1), (Some(3), true, 3)]);
-}
-
-#[test]
-fn a_message_is_renamed_marked_and_aged() {
-    let mut queue = ModelQueue::default();
-    queue.add("t", Qos::AtLeastOnce);
-    Arc::get_mut(&mut queue.records[0]).unwrap().message.properties.expiry_s = Some(1500);
-    queue.add("t", Qos::AtLeastOnce);
-    Arc::get_mut(&mut queue.records[1]).unwrap().message.properties.expiry_s = Some(999);
-    let mut wire = Wire { room: 100, ..Wire::default() };
-    let mut outlet = Outlet::new(settings(), routes(), &queue, &mut wire);
-    outlet.connected(true, LIMITS, &mut queue, &mut wire).unwrap();
-    outlet.pump(&mut queue, &mut wire, at(Instant::now(), 1000)).unwrap();
-    let (_, _, message) = &wire.sent[0];
-    assert_eq!(message.topic, "up/t");
-    assert_eq!(message.properties.expiry_s, Some(500));
-    let user: Vec<_> = message.properties.user.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(user, [("origin", "dev/1"), ("seq", "1"), ("hop", "dev/h")]);
-    assert_eq!((wire.sent.len(), outlet.counters.expired), (1, 1), "the second one is too old");
-    assert!(queue.acked.contains(&2));
 }

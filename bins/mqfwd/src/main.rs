@@ -1,11 +1,12 @@
 //! mqfwd: forwards messages between a local MQTT broker and one in the cloud, through a spool on disk.
 //!
-//! Start-up and loop. Each direction is a [`lane::Lane`]; what it promises stands in ARCHITECTURE.md. A reload opens
+//! Start-up. Each direction is a [`lane::Lane`]; what it promises stands in ARCHITECTURE.md. A reload opens
 //! everything anew with the new configuration, which costs nothing since all that matters is on disk.
 #![forbid(unsafe_code)]
 
 mod config;
 mod core;
+mod daemon;
 mod gate;
 mod lane;
 mod route;
@@ -13,52 +14,17 @@ mod status;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use edge::cli::{Daemon, Failure, Program};
-use edge::ctl::Ctl;
-use edge::net::Resolver;
+use edge::cli::{self, Failure, Program};
 use edge::notify::Notifier;
-use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
-use mio::{Events, Interest, Poll, Token, Waker};
+use edge::signal::Signals;
 
 use crate::config::Config;
-use crate::core::Now;
-use crate::lane::Lane;
-
-const SIGNALS: Token = Token(0);
-const WAKER: Token = Token(1);
-/// The ingest port of lane n listens on `PORTS + n`.
-const PORTS: usize = 2;
-
-/// How soon after a change `systemctl status` shows it.
-const STATUS_DELAY: Duration = Duration::from_secs(1);
-/// How long a goodbye may take.
-const GOODBYE: Duration = Duration::from_secs(3);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Watchdog,
-    Status,
-    Stop,
-}
-
-/// `Running -> Draining -> Stopping -> Done`, on TERM, INT or a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Running,
-    /// Nothing more is received; the last acknowledgements are waited for.
-    Draining,
-    /// The connections say goodbye.
-    Stopping,
-    Done,
-}
+use crate::daemon::Daemon;
 
 struct Mqfwd;
 
-impl Daemon for Mqfwd {
+impl cli::Daemon for Mqfwd {
     type Config = Config;
     const PROGRAM: Program = Program {
         name: "mqfwd",
@@ -68,8 +34,7 @@ impl Daemon for Mqfwd {
     };
 
     fn load(path: &Path) -> Result<Config, Failure> {
-        let variable = |name| std::env::var(name).ok();
-        Ok(Config::load(path, variable("CLOUD_MQTT_HOST"), variable("CLOUD_MQTT_PORT"))?)
+        Ok(Config::load(path)?)
     }
 
     fn print(config: &Config) -> String {
@@ -96,8 +61,8 @@ impl Daemon for Mqfwd {
         let mut notifier = Notifier::from_env();
         let mut config = config;
         loop {
-            let shell = Shell::open(config, &mut signals, &mut notifier)?;
-            match shell.serve(path)? {
+            let daemon = Daemon::open(config, &mut signals, &mut notifier)?;
+            match daemon.serve(path)? {
                 Some(new) => config = new,
                 None => return Ok(()),
             }
@@ -107,183 +72,4 @@ impl Daemon for Mqfwd {
 
 fn main() -> ExitCode {
     edge::cli::main::<Mqfwd>()
-}
-
-/// All that runs between two reloads.
-struct Shell<'a> {
-    signals: &'a mut Signals,
-    notifier: &'a mut Notifier,
-    poll: Poll,
-    ctl: Ctl,
-    lanes: Vec<Lane>,
-    timers: Timers<Timer>,
-    drain: Duration,
-    phase: Phase,
-    reload: Option<Config>,
-}
-
-impl<'a> Shell<'a> {
-    fn open(config: Config, signals: &'a mut Signals, notifier: &'a mut Notifier) -> Result<Self, Failure> {
-        let poll = Poll::new().map_err(Failure::os)?;
-        let registry = poll.registry();
-        registry.register(signals, SIGNALS, Interest::READABLE).map_err(Failure::os)?;
-        let waker = Arc::new(Waker::new(registry, WAKER).map_err(Failure::os)?);
-        let resolver = Resolver::new(Arc::clone(&waker)).map_err(Failure::os)?;
-        edge::fs::create_dir_durably(&config.raw.state_dir).map_err(Failure::io)?;
-        let hop = format!("{}/{}", config.device.id, lane::identity(&config.raw.state_dir.join("hop"))?);
-        let mut lanes = Vec::new();
-        for (n, lane) in config.lanes.into_iter().enumerate() {
-            lanes.push(Lane::open(lane, &config.device.id, &hop, Token(PORTS + n), &resolver, &waker)?);
-        }
-        let ctl = Ctl::bind(&config.raw.ctl_socket, registry).map_err(Failure::os)?;
-        let now = Instant::now();
-        for lane in &mut lanes {
-            lane.start(registry, now)?;
-        }
-        let mut timers = Timers::new();
-        timers.set_or_cancel(Timer::Watchdog, notifier.watchdog_interval().map(|every| now + every));
-        timers.set(Timer::Status, now + STATUS_DELAY);
-        notifier.ready();
-        Ok(Shell {
-            signals,
-            notifier,
-            poll,
-            ctl,
-            lanes,
-            timers,
-            drain: config.drain,
-            phase: Phase::Running,
-            reload: None,
-        })
-    }
-
-    /// Runs until it is told to stop (`None`) or to go on with another configuration.
-    fn serve(mut self, path: &Path) -> Result<Option<Config>, Failure> {
-        let mut events = Events::with_capacity(256);
-        while self.phase != Phase::Done {
-            let deadlines = self.lanes.iter().map(Lane::deadline);
-            let timeout =
-                poll_timeout(Instant::now(), deadlines.chain([self.timers.deadline(), self.ctl.deadline()]));
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other.map_err(Failure::os)?,
-            }
-            let now = clock();
-            for event in &events {
-                self.dispatch(event, path, now.mono)?;
-            }
-            if !events.is_empty() && !self.timers.is_set(&Timer::Status) {
-                self.timers.set(Timer::Status, now.mono + STATUS_DELAY);
-            }
-            self.ctl.timer(self.poll.registry(), now.mono, &mut |page| status::page(page, &self.lanes));
-            while let Some(timer) = self.timers.pop(now.mono) {
-                self.timer(timer, now.mono);
-            }
-            for lane in &mut self.lanes {
-                lane.turn(self.poll.registry(), now)?;
-            }
-            self.advance(now.mono);
-        }
-        let _ = self.poll.registry().deregister(self.signals);
-        for lane in self.lanes {
-            lane.close()?;
-        }
-        Ok(self.reload)
-    }
-
-    fn dispatch(&mut self, event: &mio::event::Event, path: &Path, now: Instant) -> Result<(), Failure> {
-        let registry = self.poll.registry();
-        match event.token() {
-            SIGNALS => {
-                while let Some(signal) = self.signals.next_signal() {
-                    self.signal(signal, path, now)?;
-                }
-            }
-            WAKER => self.lanes.iter_mut().for_each(|lane| lane.woken(registry, now)),
-            token if Ctl::owns(token) => {
-                self.ctl.ready(registry, token, now, &mut |page| status::page(page, &self.lanes));
-            }
-            // A token that nobody owns any more belongs to a connection that just ended.
-            _ => drop(self.lanes.iter_mut().any(|lane| lane.ready(registry, event, now))),
-        }
-        Ok(())
-    }
-
-    fn signal(&mut self, signal: Signal, path: &Path, now: Instant) -> Result<(), Failure> {
-        match signal {
-            Signal::Hup if self.phase == Phase::Running => {
-                self.notifier.reloading();
-                match Mqfwd::load(path) {
-                    Ok(config) => {
-                        log::info!("{} read again", path.display());
-                        self.reload = Some(config);
-                        self.begin_drain(now);
-                    }
-                    Err(failure) => {
-                        log::error!(
-                            "the old configuration stays: {}",
-                            edge::log::chain(failure.error.as_ref())
-                        );
-                        self.notifier.ready();
-                    }
-                }
-            }
-            Signal::Hup => {}
-            Signal::Term | Signal::Int if self.phase == Phase::Running => {
-                log::info!("stopping");
-                self.notifier.stopping();
-                self.begin_drain(now);
-            }
-            Signal::Term | Signal::Int => {
-                // A stop ends a reload, and a second stop does not wait any longer.
-                self.reload = None;
-                self.notifier.stopping();
-                self.timers.set(Timer::Stop, now);
-            }
-        }
-        Ok(())
-    }
-
-    fn begin_drain(&mut self, now: Instant) {
-        self.phase = Phase::Draining;
-        self.lanes.iter_mut().for_each(Lane::drain);
-        self.timers.set(Timer::Stop, now + self.drain);
-    }
-
-    fn timer(&mut self, timer: Timer, now: Instant) {
-        match timer {
-            Timer::Watchdog => {
-                self.notifier.watchdog();
-                let every = self.notifier.watchdog_interval();
-                self.timers.set_or_cancel(Timer::Watchdog, every.map(|every| now + every));
-            }
-            Timer::Status => self.notifier.status(&status::line(&self.lanes)),
-            Timer::Stop => match self.phase {
-                Phase::Draining => self.say_goodbye(now),
-                _ => self.phase = Phase::Done,
-            },
-        }
-    }
-
-    fn say_goodbye(&mut self, now: Instant) {
-        self.phase = Phase::Stopping;
-        self.timers.set(Timer::Stop, now + GOODBYE);
-        for lane in &mut self.lanes {
-            lane.stop(self.poll.registry(), now);
-        }
-    }
-
-    /// Goes to the next phase of the stop when this one is done.
-    fn advance(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Draining if self.lanes.iter().all(Lane::is_drained) => self.say_goodbye(now),
-            Phase::Stopping if self.lanes.iter().all(Lane::is_stopped) => self.phase = Phase::Done,
-            _ => {}
-        }
-    }
-}
-
-fn clock() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { mono: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
 }
