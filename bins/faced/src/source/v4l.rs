@@ -64,6 +64,7 @@ fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Why {
     move |error| {
         let hint = match error.raw_os_error() {
             Some(2 | 6 | ENODEV) => "; is it plugged in? 'v4l2-ctl --list-devices' shows what is there",
+            Some(1) => "; the unit's DeviceAllow= does not name it ('systemctl cat faced')",
             Some(13) => "; the user of this program must be in the group video",
             Some(16) => "; another program uses it ('fuser -v' shows which)",
             _ => "",
