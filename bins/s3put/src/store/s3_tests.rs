@@ -105,9 +105,8 @@ fn what_passes_is_retried() {
 #[test]
 fn a_kept_connection_that_the_server_closed_costs_nothing() {
     // Each answer ends its connection without saying so, as servers do that refuse a PUT early.
-    let server = Server::start(|_, _| {
-        script::Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec())
-    });
+    let server =
+        Server::start(|_, _| script::Answer::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()));
     let s3 = S3::new(settings(&server.url(), &[]));
     for _ in 0..50 {
         assert_eq!(put(&s3), NEW);
