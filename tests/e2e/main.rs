@@ -9,4 +9,5 @@ mod launcher;
 mod pipeline;
 mod relay;
 mod rig;
+mod rules;
 mod store;
