@@ -295,45 +295,12 @@ impl Broker {
         default_id: &str,
         device: &Device,
     ) -> Result<ClientConfig, config::Error> {
+        self.check_bounds(loaded, table)?;
         let wrong = |key: &str, message: &str| Err(loaded.problem(&format!("{table}.{key}"), message));
-        if self.mode.is_some_and(|mode| mode == Mode::Listen) {
-            return wrong(
-                "mode",
-                "expected \"subscribe\": nothing is received here, so this table names a broker",
-            );
-        }
-        if self.listen.is_some() {
-            return wrong("listen", "expected no such table unless mode = \"listen\"");
-        }
-        if self.host.is_empty() || self.host.contains([' ', '/', '[', ']']) {
-            return wrong("host", "expected a host name or an address, without a port and without brackets");
-        }
-        if self.port == 0 {
-            return wrong("port", "expected an integer from 1 to 65535, found 0");
-        }
         let client_id = if self.client_id.is_empty() { default_id } else { &self.client_id };
         let client_id = client_id.replace("{device}", &device.id);
         if client_id.len() > 256 || client_id.contains('\0') {
             return wrong("client-id", "expected at most 256 bytes without NUL");
-        }
-        if self.reconnect_min_ms == 0 || self.reconnect_min_ms > self.reconnect_max_ms {
-            return wrong("reconnect-min-ms", "expected at least 1 and at most reconnect-max-ms");
-        }
-        for (key, value) in [
-            ("connect-timeout-ms", self.connect_timeout_ms),
-            ("connack-timeout-ms", self.connack_timeout_ms),
-            ("ping-timeout-ms", self.ping_timeout_ms),
-            ("reconnect-max-ms", self.reconnect_max_ms),
-        ] {
-            if !(1..=86_400_000).contains(&value) {
-                return wrong(key, "expected milliseconds from 1 to 86400000 (a day)");
-            }
-        }
-        if !(1024..=268_435_460).contains(&self.max_packet.0) {
-            return wrong("max-packet", "expected from 1 KiB to 256 MiB");
-        }
-        if self.out_buffer.0 < 4096 {
-            return wrong("out-buffer", "expected at least 4 KiB");
         }
         let mut client = ClientConfig::new(self.host.clone(), self.port, client_id);
         client.version = self.version.into();
@@ -374,6 +341,46 @@ impl Broker {
         client.max_packet_bytes = u32::try_from(self.max_packet.0).unwrap_or(u32::MAX);
         client.out_buffer_bytes = self.out_buffer.as_usize();
         Ok(client)
+    }
+
+    /// Whether every value is within its bounds.
+    fn check_bounds<R>(&self, loaded: &Loaded<R>, table: &str) -> Result<(), config::Error> {
+        let wrong = |key: &str, message: &str| Err(loaded.problem(&format!("{table}.{key}"), message));
+        if self.mode.is_some_and(|mode| mode == Mode::Listen) {
+            return wrong(
+                "mode",
+                "expected \"subscribe\": nothing is received here, so this table names a broker",
+            );
+        }
+        if self.listen.is_some() {
+            return wrong("listen", "expected no such table unless mode = \"listen\"");
+        }
+        if self.host.is_empty() || self.host.contains([' ', '/', '[', ']']) {
+            return wrong("host", "expected a host name or an address, without a port and without brackets");
+        }
+        if self.port == 0 {
+            return wrong("port", "expected an integer from 1 to 65535, found 0");
+        }
+        if self.reconnect_min_ms == 0 || self.reconnect_min_ms > self.reconnect_max_ms {
+            return wrong("reconnect-min-ms", "expected at least 1 and at most reconnect-max-ms");
+        }
+        for (key, value) in [
+            ("connect-timeout-ms", self.connect_timeout_ms),
+            ("connack-timeout-ms", self.connack_timeout_ms),
+            ("ping-timeout-ms", self.ping_timeout_ms),
+            ("reconnect-max-ms", self.reconnect_max_ms),
+        ] {
+            if !(1..=86_400_000).contains(&value) {
+                return wrong(key, "expected milliseconds from 1 to 86400000 (a day)");
+            }
+        }
+        if !(1024..=268_435_460).contains(&self.max_packet.0) {
+            return wrong("max-packet", "expected from 1 KiB to 256 MiB");
+        }
+        if self.out_buffer.0 < 4096 {
+            return wrong("out-buffer", "expected at least 4 KiB");
+        }
+        Ok(())
     }
 }
 
