@@ -75,7 +75,7 @@ pub(crate) enum Engine {
     /// The thread.
     Thread { jobs: Option<Sender<Job>>, done: Receiver<Done>, thread: Option<JoinHandle<()>> },
     /// Whoever calls [`Engine::step`] (tests).
-    #[cfg_attr(not(test), allow(dead_code, reason = "built by tests only"))]
+    #[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "built by tests and the fuzzer only"))]
     Inline {
         disk: Arc<dyn Disk>,
         jobs: std::collections::VecDeque<Job>,
@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// Runs jobs in the caller's own time.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn inline(disk: Arc<dyn Disk>) -> Engine {
         Engine::Inline { disk, jobs: Default::default(), done: Default::default() }
     }

@@ -18,7 +18,7 @@ use super::state::{Entry, State};
 
 const NAMES: [&str; 2] = ["journal.0", "journal.1"];
 /// Small in tests, so that they switch often.
-const SIZE: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
+const SIZE: u64 = if cfg!(any(test, fuzzing)) { 8 << 10 } else { 1 << 20 };
 /// Room kept for a marker at the end.
 const RESERVE: u64 = FRAME_HEADER;
 

@@ -135,6 +135,21 @@ impl SimDisk {
         let id = i.names[name];
         i.files[id] = Data { durable: bytes.clone(), current: bytes, pending: Vec::new() };
     }
+    /// Every file of the folder itself.
+    pub(crate) fn all(&self) -> Vec<(String, Vec<u8>)> {
+        let i = self.lock();
+        let mut v: Vec<_> = i.names.iter().map(|(n, id)| (n.clone(), i.files[*id].current.clone())).collect();
+        v.sort();
+        v
+    }
+    /// Makes a file, durably.
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+        let mut i = self.lock();
+        let id = i.files.len();
+        i.files.push(Data { durable: bytes.clone(), current: bytes, pending: Vec::new() });
+        i.names.insert(name.to_owned(), id);
+        i.durable_names.insert(name.to_owned(), id);
+    }
     pub(crate) fn names(&self, prefix: &str, suffix: &str) -> Vec<String> {
         let i = self.lock();
         let mut v: Vec<_> =

@@ -96,7 +96,9 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Damaged places found so far (more can appear while reading), copied to `quarantine/`.
     pub damaged: u64,
-    /// The journal was unreadable: everything still in the segments is sent again, and QoS 2 handshakes start anew.
+    /// The journal was damaged: what is still in the segments may be sent again, and no QoS 2 handshake is known any
+    /// more. Begin a new session with the next hop (clean start) before sending at QoS 2: it may hold packet ids that
+    /// would be used again, and would take new messages for duplicates.
     pub journal_lost: bool,
     /// Inbound QoS 2 packet ids held.
     pub held: usize,
