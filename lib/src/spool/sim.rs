@@ -2,6 +2,7 @@
 //!
 //! A file is what is durable plus the writes since; a crash keeps any of their 512-byte sectors. The folder is what is
 //! durable plus the operations since; a crash keeps a prefix of them (as journaling file systems do).
+#![cfg_attr(fuzzing, allow(dead_code, reason = "the fuzzer uses less of it than the tests"))]
 
 use std::collections::HashMap;
 use std::io;
@@ -105,7 +106,7 @@ impl Inner {
 
 impl SimDisk {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     pub(crate) fn ops(&self) -> u64 {
         self.lock().ops
