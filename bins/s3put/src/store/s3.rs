@@ -281,7 +281,8 @@ impl S3 {
         match result {
             Ok(response) => Ok((response, credentials)),
             Err(error) => {
-                Err(Failure::Network(format!("{method} to {}: {}", self.bucket.origin(), explain(&error))))
+                let why = format!("{method} to {}: {}", self.bucket.origin(), explain(&error));
+                Err(if is_lost(&error) { Failure::Lost(why) } else { Failure::Network(why) })
             }
         }
     }
