@@ -264,3 +264,170 @@ impl Intake {
         self.reused_pids
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::SpoolConfig;
+
+    struct Dir(std::path::PathBuf);
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn spool(name: &str, change: fn(&mut SpoolConfig)) -> (Dir, Spool) {
+        let dir = std::env::temp_dir().join(format!("edge-intake-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut config = SpoolConfig::new(&dir);
+        (config.segment_bytes, config.max_bytes, config.max_record_bytes) = (1 << 16, 1 << 18, 1 << 15);
+        change(&mut config);
+        (Dir(dir), Spool::open(config, None, 1).unwrap().0)
+    }
+
+    fn message(qos: Qos, len: usize) -> Message {
+        Message { topic: "t".into(), payload: vec![7; len], qos, ..Message::default() }
+    }
+
+    fn acks(intake: &mut Intake, spool: &Spool) -> Vec<(u64, AckKind, u16, u8)> {
+        std::iter::from_fn(|| intake.next_ack(spool)).map(|a| (a.conn, a.kind, a.pid, a.reason)).collect()
+    }
+
+    const A: Origin<'static> = Origin { conn: 1, source: "a" };
+    const B: Origin<'static> = Origin { conn: 2, source: "b" };
+
+    #[test]
+    fn answers_come_after_the_commit_in_order_of_receipt() {
+        let (_dir, mut spool) = spool("order", |_| {});
+        let mut intake = Intake::new();
+        let (one, two) = (Qos::AtLeastOnce, Qos::ExactlyOnce);
+        for (from, pid, qos) in [(A, 5, one), (B, 9, two), (A, 3, two), (A, 4, one)] {
+            let admission = intake.publish(&mut spool, from, Some(pid), message(qos, 10), 0).unwrap();
+            assert_eq!(admission, Admission::Stored);
+        }
+        intake.publish(&mut spool, A, None, message(Qos::AtMostOnce, 10), 0).unwrap();
+        assert_eq!(acks(&mut intake, &spool), [], "before the commit");
+        spool.settle().unwrap();
+        let expected = [
+            (1, AckKind::Puback, 5, 0),
+            (2, AckKind::Pubrec, 9, 0),
+            (1, AckKind::Pubrec, 3, 0),
+            (1, AckKind::Puback, 4, 0),
+        ];
+        assert_eq!(acks(&mut intake, &spool), expected);
+    }
+
+    #[test]
+    fn a_held_packet_id_is_a_duplicate_and_a_reused_one_a_new_message() {
+        let (_dir, mut spool) = spool("held", |_| {});
+        let mut intake = Intake::new();
+        let two = || message(Qos::ExactlyOnce, 10);
+        let first = intake.publish(&mut spool, A, Some(1), two(), 0).unwrap();
+        intake.closed(1);
+        let again = Origin { conn: 7, ..A };
+        let second = intake.publish(&mut spool, again, Some(1), two(), 0).unwrap();
+        assert_eq!((first, second), (Admission::Stored, Admission::Duplicate));
+        assert_eq!(acks(&mut intake, &spool), [], "the first copy is not durable yet");
+        spool.settle().unwrap();
+        assert_eq!(
+            acks(&mut intake, &spool),
+            [(7, AckKind::Pubrec, 1, 0)],
+            "none for the connection that is gone"
+        );
+        assert_eq!(
+            intake.publish(&mut spool, B, Some(1), two(), 0).unwrap(),
+            Admission::Stored,
+            "another source"
+        );
+        let other = message(Qos::ExactlyOnce, 11);
+        assert_eq!(intake.publish(&mut spool, again, Some(1), other, 0).unwrap(), Admission::Stored);
+        assert_eq!(intake.reused_pids(), 1);
+        assert_eq!(spool.stats().appended, 3);
+    }
+
+    #[test]
+    fn pubcomp_waits_for_the_release_also_when_it_is_asked_twice() {
+        let (_dir, mut spool) = spool("release", |_| {});
+        let mut intake = Intake::new();
+        intake.publish(&mut spool, A, Some(1), message(Qos::ExactlyOnce, 10), 0).unwrap();
+        spool.settle().unwrap();
+        assert_eq!(acks(&mut intake, &spool).len(), 1);
+        intake.pubrel(&mut spool, A, 1).unwrap();
+        intake.pubrel(&mut spool, A, 1).unwrap();
+        assert!(!spool.is_held("a", 1));
+        assert_eq!(acks(&mut intake, &spool), []);
+        spool.settle().unwrap();
+        assert_eq!(acks(&mut intake, &spool), [(1, AckKind::Pubcomp, 1, 0), (1, AckKind::Pubcomp, 1, 0x92)]);
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_in_order_and_is_stored_when_there_is_some() {
+        let (_dir, mut spool) = spool("blocked", |_| {});
+        let mut intake = Intake::new();
+        let (mut pid, mut stored) = (0u16, 0);
+        while !intake.is_blocked(1) {
+            pid += 1;
+            let m = message(Qos::AtLeastOnce, 8000);
+            match intake.publish(&mut spool, A, Some(pid), m, 0).unwrap() {
+                Admission::Stored => stored += 1,
+                other => assert_eq!(other, Admission::Blocked),
+            }
+            spool.settle().unwrap();
+            assert!(pid < 100, "never blocked");
+        }
+        // Behind the one that waits, though it would fit.
+        let small = intake.publish(&mut spool, A, Some(500), message(Qos::AtLeastOnce, 1), 0).unwrap();
+        assert_eq!(small, Admission::Blocked);
+        assert_eq!(intake.pending(), (stored, 2));
+        assert_eq!(acks(&mut intake, &spool).len(), stored);
+        assert_eq!(intake.next_unblocked(&mut spool).unwrap(), None);
+        while let Some(d) = spool.next().unwrap() {
+            spool.ack(d.record.seq);
+        }
+        let now = std::time::Instant::now();
+        for _ in 0..200 {
+            spool.flush(now).unwrap();
+            spool.settle().unwrap();
+            spool.poll().unwrap();
+            if let Some(conn) = intake.next_unblocked(&mut spool).unwrap() {
+                assert_eq!(conn, 1);
+                spool.settle().unwrap();
+                let expected = [(1, AckKind::Puback, pid, 0), (1, AckKind::Puback, 500, 0)];
+                assert_eq!(acks(&mut intake, &spool), expected);
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("room never came back");
+    }
+
+    #[test]
+    fn refusals_are_answered_with_their_reason() {
+        let (_dir, mut spool) = spool("refuse", |c| {
+            c.full.qos1 = spool::Full::DropNewest;
+            c.held_max = 1;
+        });
+        let mut intake = Intake::new();
+        let large = message(Qos::AtLeastOnce, 1 << 16);
+        assert_eq!(intake.publish(&mut spool, A, Some(1), large, 0).unwrap(), Admission::TooLarge);
+        let two = |fill| Message { payload: vec![fill], ..message(Qos::ExactlyOnce, 0) };
+        assert_eq!(intake.publish(&mut spool, A, Some(2), two(1), 0).unwrap(), Admission::Stored);
+        assert_eq!(intake.publish(&mut spool, A, Some(3), two(2), 0).unwrap(), Admission::HeldFull);
+        let mut last = Admission::Stored;
+        for pid in 10..200 {
+            last = intake.publish(&mut spool, A, Some(pid), message(Qos::AtLeastOnce, 8000), 0).unwrap();
+            spool.settle().unwrap();
+        }
+        assert_eq!(last, Admission::Dropped);
+        let acks = acks(&mut intake, &spool);
+        assert_eq!(acks[0], (1, AckKind::Puback, 1, 0x95));
+        assert_eq!(acks[1], (1, AckKind::Pubrec, 2, 0));
+        assert_eq!(acks.last(), Some(&(1, AckKind::Puback, 199, 0x97)));
+        assert!(
+            !acks.iter().any(|a| a.2 == 3),
+            "what is neither stored nor refused for good is not answered"
+        );
+    }
+}

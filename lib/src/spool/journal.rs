@@ -40,7 +40,7 @@ pub(crate) struct Journal {
 
 /// What the files say.
 #[derive(Debug, Default)]
-pub(crate) struct Found2 {
+pub(crate) struct OnDisk {
     pub state: State,
     /// The files can't be trusted: handshakes are dropped from the state, the cursor is kept as far as known.
     pub damaged: bool,
@@ -63,8 +63,8 @@ struct Parsed {
 }
 
 /// Reads both files.
-pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Found2, Error> {
-    let mut found = Found2::default();
+pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<OnDisk, Error> {
+    let mut found = OnDisk::default();
     let (mut parsed, mut blank) = (Vec::new(), false);
     for (slot, name) in NAMES.iter().enumerate() {
         let io_error = |source| Error::Io { what: "read the journal", path: disk.path(name), source };
@@ -106,7 +106,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>) -> Result<Found2, Error> {
 /// Takes the newest whole file. A newest one without a complete snapshot that was never in use is a switch that a
 /// crash cut short: then the other one is whole. Anything else that is not whole is damage; then an older state must
 /// not be used for handshakes, because a packet id it knows may have been used for another message since.
-fn choose(found: &mut Found2, parsed: Vec<Parsed>) {
+fn choose(found: &mut OnDisk, parsed: Vec<Parsed>) {
     let mut chosen = None;
     let mut fallback = State::default();
     for p in parsed {
@@ -194,7 +194,7 @@ impl Journal {
     /// each is on disk.
     pub(crate) fn start(
         disk: Arc<dyn Disk>,
-        found: &Found2,
+        found: &OnDisk,
         state: State,
         id: u64,
         salt: u64,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::frame::{FILE_HEADER, FileHeader, FileKind, HeaderRead, Kind, Pos, VERSION, looks_like_frame};
-use super::journal::{self, Found2};
+use super::journal::{self, OnDisk};
 use super::record;
 use super::scan::{Found, Scanner};
 use super::state::{Entry, State};
@@ -44,7 +44,7 @@ impl Segment {
 pub(crate) struct Recovered {
     pub segments: Vec<Segment>,
     pub state: State,
-    pub journal: Found2,
+    pub journal: OnDisk,
     /// End of what is on disk.
     pub end: Pos,
     pub next_index: u32,
