@@ -263,4 +263,62 @@ mod tests {
         assert_eq!(corner.crop.area, Area { x: 0, y: 65, w: 20, h: 15 });
         assert!(sight(&view, &frame, face(200.0, 0.0), 0.25).is_none());
     }
+
+    /// A camera's JPEG of a textured scene with a bright square at `x`.
+    fn jpeg(x: usize) -> Vec<u8> {
+        let (w, h) = (320usize, 240usize);
+        let mut pixels: Vec<u8> = (0..w * h).map(|n| 60 + ((n % w) / 9 + (n / w) / 7) as u8 % 90).collect();
+        for row in 100..160 {
+            pixels[row * w + x..row * w + x + 60].fill(230);
+        }
+        let mut file = Vec::new();
+        let encoder = jpeg_encoder::Encoder::new(&mut file, 85);
+        encoder.encode(&pixels, w as u16, h as u16, jpeg_encoder::ColorType::Luma).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_still_mjpg_stream_is_decoded_and_not_searched() {
+        let cascade = "/usr/share/opencv4/haarcascades/haarcascade_frontalface_default.xml";
+        if !std::path::Path::new(cascade).exists() {
+            return println!("skipped: a_still_mjpg_stream: the package opencv-data is not installed");
+        }
+        let counters: Arc<Counters> = Arc::default();
+        let (mut looking, mut detector) = looking(&counters);
+        let mut look_at = |x: usize, at_ms: u64| {
+            let mut frame = mjpg(jpeg(x), at_ms);
+            let found = look(&mut looking, &mut detector, &mut frame).unwrap();
+            (found.is_some(), frame.stamp.still_until_ms)
+        };
+        // The first frame and the time after it pass; then it is quiet until something moves.
+        assert_eq!([0, 100, 499].map(|at| look_at(50, at)), [(true, None); 3]);
+        assert_eq!([600, 800, 1000].map(|at| look_at(50, at)), [(false, None); 3]);
+        assert!(counters.closed.load(Relaxed));
+        assert_eq!(look_at(200, 1200), (true, Some(1000)), "and the stillness before it is passed on");
+        assert_eq!((counters.looked.load(Relaxed), counters.gated.load(Relaxed)), (4, 3));
+        let rubbish = look(&mut looking, &mut detector, &mut mjpg(b"no jpeg at all".to_vec(), 1300));
+        assert!(rubbish.unwrap_err().to_string().contains("not a readable JPEG"));
+    }
+
+    fn mjpg(data: Vec<u8>, at_ms: u64) -> Frame {
+        let layout = Layout::packed(Format::Mjpg, 320, 240, 0, Matrix::Full).unwrap();
+        Frame {
+            stamp: Stamp { camera: 0, at_ms, time_ms: 0, still_until_ms: None },
+            layout,
+            data,
+            origin: None,
+        }
+    }
+
+    /// A camera with the default settings.
+    fn looking(counters: &Arc<Counters>) -> (Looking, Detector) {
+        let file = std::env::temp_dir().join(format!("faced-worker-{}.toml", std::process::id()));
+        std::fs::write(&file, "[[camera]]\nname = \"a\"\nsource = \"v4l:/dev/null\"\n").unwrap();
+        let config = Config::load(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let camera = config.cameras[0].clone();
+        let gate = Gate::new(camera.gate);
+        let looking = Looking { config: camera, margin: 0.2, counters: Arc::clone(counters), gate };
+        (looking, Detector::new(&config.detector).unwrap())
+    }
 }

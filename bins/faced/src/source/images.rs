@@ -18,10 +18,11 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the folder until its end, or until it is told to stop.
 pub fn run(mut feed: Feed, folder: &Path, stop: &Stop) {
+    let pause = if feed.config().fast { Duration::ZERO } else { feed.config().interval };
     let end = loop {
-        match pass(&mut feed, folder, stop) {
+        match pass(&mut feed, folder, pause, stop) {
+            Ok(()) if feed.config().repeat && !stop.sleep(pause) => {}
             Ok(()) if stop.is_asked() => break End::Stopped,
-            Ok(()) if feed.config().repeat => {}
             Ok(()) => break End::Ended,
             Err(why) => break End::Lost(why),
         }
@@ -50,12 +51,11 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-fn pass(feed: &mut Feed, folder: &Path, stop: &Stop) -> Result<(), String> {
-    let interval = feed.config().interval;
-    let interval_ms = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+fn pass(feed: &mut Feed, folder: &Path, pause: Duration, stop: &Stop) -> Result<(), String> {
+    let interval_ms = u64::try_from(feed.config().interval.as_millis()).unwrap_or(u64::MAX);
     let mut told = false;
     for (n, path) in list(folder)?.into_iter().enumerate() {
-        if n > 0 && stop.sleep(if feed.config().fast { Duration::ZERO } else { interval }) {
+        if n > 0 && stop.sleep(pause) {
             return Ok(());
         }
         let name: Arc<str> = path.file_name().unwrap_or_default().to_string_lossy().into();
@@ -83,7 +83,8 @@ fn pass(feed: &mut Feed, folder: &Path, stop: &Stop) -> Result<(), String> {
             Err(error) => log::warn!("camera {}: {}: {error}", feed.config().name, path.display()),
         }
     }
-    Ok(())
+    // Beginning again at once would only say the same again.
+    if told { Ok(()) } else { Err(format!("none of the pictures in {} can be read", folder.display())) }
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
