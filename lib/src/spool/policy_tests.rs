@@ -344,7 +344,8 @@ fn throughput() {
     let mut poll = mio::Poll::new().unwrap();
     let waker = Arc::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
     let (mut spool, _) = Spool::open(SpoolConfig::new(&dir.0), Some(waker), 1).unwrap();
-    let (n, window) = (200_000u64, 1000);
+    let env = |name, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (n, window) = (env("EDGE_BENCH_RECORDS", 200_000), env("EDGE_BENCH_WINDOW", 1000) as usize);
     let mut events = mio::Events::with_capacity(8);
     let start = Instant::now();
     let (mut sent, mut waiting, mut acked) = (0, std::collections::VecDeque::new(), 0);
