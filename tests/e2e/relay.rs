@@ -64,6 +64,12 @@ impl Line {
         }
     }
 
+    /// PUBLISH packets that mqfwd has received since its start, by its own count.
+    fn received(&self) -> u64 {
+        let status = self.mqfwd.try_status().unwrap_or_default();
+        status["lanes"]["out"]["source"]["received"].as_u64().unwrap_or(0)
+    }
+
     fn wait_subscribed(&self) {
         let local = self.local.as_ref().unwrap();
         let mut n = 0;
@@ -107,15 +113,23 @@ fn storm(name: &str, case: &Storm) {
     line.start();
     let plan = Plan::new(line.publish_port, "camera", case.qos, 400_000);
     let mut publisher = Publisher::start(Plan { version: case.version, rate: 1500, ..plan });
-    let (mut kills, mut cuts, mut before) = (0, 0, 0);
+    let (mut kills, mut cuts, mut before, mut received) = (0, 0, 0, 0);
     while kills < KILLS {
         std::thread::sleep(Duration::from_millis(rng.u64(5..160)));
-        match rng.u8(0..4) {
+        let fault = rng.u8(0..4);
+        if fault != 0 && case.qos == 2 && !case.listen {
+            settle(&line, received);
+        }
+        match fault {
             0 => line.cloud_proxy.cut(),
-            1 => line.local_proxy.cut(),
+            1 => {
+                line.local_proxy.cut();
+                received = line.received();
+            }
             _ => {
                 line.mqfwd.kill9();
                 line.mqfwd.start_ready();
+                received = 0;
                 kills += 1;
             }
         }
@@ -143,6 +157,17 @@ fn storm(name: &str, case: &Storm) {
     Account::of(&acked, &got).check(case.qos == 2);
     line.mqfwd.check_log();
     assert!(line.mqfwd.term().success(), "it drains and ends well");
+}
+
+/// Lets the local broker bring its open handshakes to an end before its connection goes again.
+///
+/// mosquitto 2.0.11 forgets how far a handshake is when the connection ends while a PUBREL that it sends for
+/// the second time is unanswered: it then sends the PUBLISH again, long after its PUBREC. That is a duplicate
+/// of its own making, which no receiver can tell from a new message.
+fn settle(line: &Line, received: u64) {
+    // More than it has in flight (20): what was open before is closed by then.
+    let enough = received + 45;
+    e2e::env::wait_for("messages after the last fault", LONG, || (line.received() > enough).then_some(()));
 }
 
 #[test]

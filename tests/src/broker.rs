@@ -20,12 +20,7 @@ pub struct Broker {
 impl Broker {
     /// Starts one with the rig's settings, on a free port.
     pub fn start(scratch: &Scratch, name: &str) -> Broker {
-        Broker::start_with(
-            scratch,
-            name,
-            net::free_port(),
-            "max_queued_messages 0\nmax_inflight_messages 200\n",
-        )
+        Broker::start_with(scratch, name, net::free_port(), "max_queued_messages 0\n")
     }
 
     /// Starts one on a given port, with these lines of configuration added.
@@ -37,6 +32,10 @@ impl Broker {
              log_type error\nlog_type warning\nlog_type notice\npersistence true\npersistence_location {}/\n{more}",
             state.display()
         );
+        // EDGE_TRACE=1 keeps every packet it saw in a file beside its configuration.
+        let traced =
+            format!("log_dest file {}\nlog_type all\n", scratch.join(&format!("{name}.log")).display());
+        let text = if std::env::var_os("EDGE_TRACE").is_some() { text + &traced } else { text };
         let config = scratch.write(&format!("{name}.conf"), text);
         let mut broker = Broker { port, config, process: None };
         broker.restart();

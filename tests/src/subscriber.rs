@@ -134,6 +134,30 @@ fn parse(value: &Value) -> Got {
     }
 }
 
+/// Second arrivals that follow each other, as lines such as "5 from n=17 at 1003 (seq 40); first at 800 (seq 40)".
+/// The same `seq` twice was sent twice by mqfwd; another one was received twice by it.
+fn runs_of_duplicates(got: &[Got]) -> Vec<String> {
+    let seq = |g: &Got| g.user.get("seq").cloned().unwrap_or_default();
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    let mut runs: Vec<(usize, usize, u64, usize)> = Vec::new();
+    for (at, message) in got.iter().enumerate() {
+        let Some(n) = publisher::number(message.payload.as_bytes()) else { continue };
+        let Some(before) = first.get(&n).copied() else {
+            first.insert(n, at);
+            continue;
+        };
+        match runs.last_mut() {
+            Some((start, length, ..)) if *start + *length == at => *length += 1,
+            _ => runs.push((at, 1, n, before)),
+        }
+    }
+    let line = |(at, length, n, before): &(usize, usize, u64, usize)| {
+        let (again, first) = (seq(&got[*at]), seq(&got[*before]));
+        format!("{length} from n={n} at {at} (seq {again}); first at {before} (seq {first})")
+    };
+    runs.iter().map(line).collect()
+}
+
 /// The reckoning over numbered messages (see [`publisher::payload`]).
 #[derive(Debug, Default)]
 pub struct Account {
@@ -141,6 +165,8 @@ pub struct Account {
     pub lost: Vec<u64>,
     /// Arrived more than once: number -> times.
     pub duplicates: BTreeMap<u64, usize>,
+    /// For people: the runs of duplicates, with the positions at which they arrived and mqfwd's own `seq`.
+    pub runs: Vec<String>,
     /// Arrived for the first time after a later one of the same topic.
     pub out_of_order: Vec<u64>,
     /// Arrived with bytes that nobody sent.
@@ -170,6 +196,7 @@ impl Account {
                 *highest = n.max(*highest);
             }
         }
+        account.runs = runs_of_duplicates(got);
         account.distinct = times.len();
         account.lost = acked.iter().copied().filter(|n| !times.contains_key(n)).collect();
         account.duplicates = times.into_iter().filter(|(_, times)| *times > 1).collect();
@@ -193,11 +220,7 @@ impl Account {
         );
         if once {
             let twice = self.duplicates.len();
-            assert!(
-                twice == 0,
-                "{twice} QoS 2 messages arrived twice: {:?}",
-                self.duplicates.iter().take(10).collect::<Vec<_>>()
-            );
+            assert!(twice == 0, "{twice} QoS 2 messages arrived twice:\n{}", self.runs.join("\n"));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use edge::cli::Failure;
 use edge::inlet::Inlet;
-use edge::mqtt::{Client, ClientEvent, DisconnectKind, Filter, Link, Message, PublishError};
+use edge::mqtt::{Client, ClientEvent, DisconnectKind, Filter, Link, Message, PublishError, Qos, Version};
 use edge::net::Resolver;
 use edge::spool::{self, Spool, Ticket};
 use mio::event::Event;
@@ -57,7 +57,11 @@ impl Lane {
             Spool::open(config.spool, Some(Arc::clone(waker)), fastrand::u64(..)).map_err(Failure::io)?;
         log::info!("spool {}: {recovery}", dir.display());
         let origin = format!("{device}/{:016x}", spool.id());
-        let settings = settings(&config.forward, origin, hop.to_owned());
+        let mut settings = settings(&config.forward, origin, hop.to_owned());
+        let exactly_once = config.routes.iter().any(|route| route.qos == Qos::ExactlyOnce);
+        if config.sink.version == Version::V311 && exactly_once {
+            settings.window = settings.window.min(QOS2_WINDOW_V311);
+        }
         let gate = Gate::new(config.routes.clone(), hop.to_owned(), config.forward.hops_max);
         let filters = config.routes.iter().map(|route| Filter {
             topic: route.from.clone(),
@@ -201,6 +205,10 @@ impl Lane {
         self.spool.close().map_err(Failure::io)
     }
 }
+
+/// Messages in flight at most over MQTT 3.1.1 where a route is QoS 2. That version has no Receive Maximum, and
+/// mosquitto acknowledges what is above its `max_inflight_messages` (20) with a PUBREC, throws it away and hangs up.
+const QOS2_WINDOW_V311: usize = 20;
 
 /// The bounds of `[forward]` as the outlet wants them.
 fn settings(forward: &crate::config::Forward, origin: String, hop: String) -> Settings {
