@@ -33,7 +33,8 @@ pub trait Queue {
     fn next(&mut self) -> Result<Option<Delivery>, Self::Error>;
     fn ack(&mut self, seq: Seq) -> bool;
     fn rewind(&mut self);
-    fn fetch(&mut self, seq: Seq) -> Result<std::sync::Arc<Record>, Self::Error>;
+    /// `None`: its bytes went bad on disk; it is counted and gone.
+    fn fetch(&mut self, seq: Seq) -> Result<Option<std::sync::Arc<Record>>, Self::Error>;
     /// `Ok(false)`: the dead letter could not be written, the record stays in flight.
     fn dead_letter(&mut self, seq: Seq, reason: &str, now_ms: u64) -> Result<bool, Self::Error>;
     fn out_published(&mut self, seq: Seq, pid: u16) -> Result<Self::Ticket, Self::Error>;
@@ -147,6 +148,8 @@ pub struct Outlet<T> {
     stash: Option<Ready>,
     /// Refused for now. A journaled one keeps its packet id, so that the journal stays true.
     retry: VecDeque<(Seq, Option<u16>)>,
+    /// Ids under which the next hop may hold a QoS 2 message that was given up: not to be used in this session.
+    spent: Vec<u16>,
     hold: Option<Hold>,
     suspect: Option<(Seq, u32)>,
     progressed: bool,
@@ -176,6 +179,7 @@ impl<T: Copy + Ord> Outlet<T> {
             releases: VecDeque::new(),
             stash: None,
             retry: VecDeque::new(),
+            spent: Vec::new(),
             hold: None,
             suspect: None,
             progressed: false,
@@ -262,7 +266,7 @@ impl<T: Copy + Ord> Outlet<T> {
             for (_, pid) in self.kept.drain() {
                 peer.release_pid(pid);
             }
-            for pid in queue.outbound_pids() {
+            for pid in queue.outbound_pids().into_iter().chain(self.spent.drain(..)) {
                 peer.release_pid(pid);
             }
             queue.out_session_lost()?;
@@ -312,9 +316,9 @@ impl<T: Copy + Ord> Outlet<T> {
             let pid = self.flights.iter().find(|(_, flight)| flight.seq == head).map(|(pid, _)| *pid);
             if self.bury(head, &reason, queue, now)?
                 && let Some(pid) = pid
+                && let Some(flight) = self.flights.remove(&pid)
             {
-                self.flights.remove(&pid);
-                peer.release_pid(pid);
+                self.retire(pid, flight.qos, peer);
             }
         }
         Ok(())

@@ -29,6 +29,14 @@ impl<T: Copy + Ord> Outlet<T> {
         Ok(false)
     }
 
+    /// The exchange under this id will not be finished.
+    pub(super) fn retire(&mut self, pid: u16, qos: Qos, peer: &mut impl Peer) {
+        match qos {
+            Qos::ExactlyOnce => self.spent.push(pid),
+            Qos::AtMostOnce | Qos::AtLeastOnce => peer.release_pid(pid),
+        }
+    }
+
     pub(super) fn pause(&mut self, why: String, alarm: bool, now: Instant) {
         let (min, max) = self.settings.hold;
         let delay = self.hold.as_ref().map_or(min, |hold| (hold.delay * 2).min(max));

@@ -44,7 +44,10 @@ impl<T: Copy + Ord> Outlet<T> {
             let delivery = match self.retry.pop_front() {
                 Some((seq, pid)) => {
                     let outbound = pid.map(|pid| (pid, OutState::Published));
-                    Delivery { record: queue.fetch(seq)?, again: true, outbound }
+                    match queue.fetch(seq)? {
+                        Some(record) => Delivery { record, again: true, outbound },
+                        None => continue,
+                    }
                 }
                 None => match queue.next()? {
                     Some(delivery) => delivery,
@@ -189,7 +192,7 @@ impl<T: Copy + Ord> Outlet<T> {
             Err(None) => Ok(Some(ready)),
             Err(Some(reason)) => {
                 if let Some(pid) = ready.pid {
-                    peer.release_pid(pid);
+                    self.retire(pid, ready.qos, peer);
                 }
                 self.bury(seq, &reason, queue, now)?;
                 Ok(None)

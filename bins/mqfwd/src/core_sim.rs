@@ -121,8 +121,8 @@ impl Queue for ModelQueue {
     fn rewind(&mut self) {
         self.handed_out.clear();
     }
-    fn fetch(&mut self, seq: Seq) -> Result<Arc<Record>, Never> {
-        Ok(Arc::clone(&self.records[seq as usize - 1]))
+    fn fetch(&mut self, seq: Seq) -> Result<Option<Arc<Record>>, Never> {
+        Ok(Some(Arc::clone(&self.records[seq as usize - 1])))
     }
     fn dead_letter(&mut self, seq: Seq, reason: &str, _now_ms: u64) -> Result<bool, Never> {
         self.dead.push((seq, reason.to_owned()));

@@ -72,7 +72,10 @@ impl Lane {
         let inlet = Inlet::new(config.source, filters.collect(), resolver)
             .map_err(|error| Failure::new(edge::cli::EX_UNAVAILABLE, error))?;
         let link = Link::new(&config.sink);
-        let mut sink = Client::new(config.sink, resolver.clone(), fastrand::Rng::new());
+        let mut sink_config = config.sink;
+        // Without the journal it is not known which packet ids the next hop still holds QoS 2 messages under.
+        sink_config.clean_start = recovery.journal_lost;
+        let mut sink = Client::new(sink_config, resolver.clone(), fastrand::Rng::new());
         let outlet = Outlet::new(settings, config.routes, &spool, &mut sink);
         Ok(Lane {
             direction: config.direction,
@@ -161,6 +164,7 @@ impl Lane {
         match event {
             ClientEvent::Connected { session_present, limits } => {
                 link.up(now.mono);
+                sink.set_clean_start(false);
                 outlet.connected(session_present, limits, spool, sink)?;
             }
             ClientEvent::Disconnected { reason, error, retry_in } => {
@@ -259,8 +263,12 @@ impl Queue for Spool {
     fn rewind(&mut self) {
         Spool::rewind(self);
     }
-    fn fetch(&mut self, seq: spool::Seq) -> Result<Arc<spool::Record>, spool::Error> {
-        Spool::fetch(self, seq)
+    fn fetch(&mut self, seq: spool::Seq) -> Result<Option<Arc<spool::Record>>, spool::Error> {
+        match Spool::fetch(self, seq) {
+            Ok(record) => Ok(Some(record)),
+            Err(spool::Error::NotInFlight { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
     fn dead_letter(&mut self, seq: spool::Seq, reason: &str, now_ms: u64) -> Result<bool, spool::Error> {
         match Spool::dead_letter(self, seq, reason, now_ms) {

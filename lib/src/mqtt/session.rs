@@ -407,6 +407,10 @@ impl Session {
         &mut self.pids
     }
 
+    pub(crate) fn set_clean_start(&mut self, clean: bool) {
+        self.cfg.clean_start = clean;
+    }
+
     pub(crate) fn set_held(&mut self, held: HashSet<u16>) {
         self.held = held;
     }

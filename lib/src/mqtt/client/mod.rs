@@ -153,6 +153,11 @@ impl Client {
         }
     }
 
+    /// Clean Start of the connections to come: the server forgets the session it had for us.
+    pub fn set_clean_start(&mut self, clean: bool) {
+        self.session.set_clean_start(clean);
+    }
+
     /// Gives the connection up and makes a new one after the backoff: for a daemon that waits too long for an
     /// acknowledgement, or that can't take more. `code` goes into DISCONNECT (MQTT 5); with 0 the server does
     /// not publish the will. Without a connection it does nothing.
