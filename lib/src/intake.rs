@@ -39,6 +39,15 @@ pub enum AckKind {
     Pubcomp,
 }
 
+/// What answers a PUBLISH.
+fn answer_to(qos: Qos) -> Option<AckKind> {
+    match qos {
+        Qos::AtMostOnce => None,
+        Qos::AtLeastOnce => Some(AckKind::Puback),
+        Qos::ExactlyOnce => Some(AckKind::Pubrec),
+    }
+}
+
 /// An answer that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
@@ -145,11 +154,7 @@ impl Intake {
         message: Message,
         now_ms: u64,
     ) -> Result<(Admission, Option<Message>), spool::Error> {
-        let kind = match message.qos {
-            Qos::AtMostOnce => None,
-            Qos::AtLeastOnce => Some(AckKind::Puback),
-            Qos::ExactlyOnce => Some(AckKind::Pubrec),
-        };
+        let kind = answer_to(message.qos);
         if kind == Some(AckKind::Pubrec)
             && let Some(pid) = pid
         {
@@ -188,12 +193,7 @@ impl Intake {
     /// stores nothing. At QoS 2 nothing is held either: a repetition is turned away again, and its PUBREL is answered
     /// like that of any unknown id.
     pub fn discard(&mut self, spool: &Spool, from: Origin<'_>, pid: Option<u16>, qos: Qos) {
-        let kind = match qos {
-            Qos::AtMostOnce => None,
-            Qos::AtLeastOnce => Some(AckKind::Puback),
-            Qos::ExactlyOnce => Some(AckKind::Pubrec),
-        };
-        self.owe(spool.written(), from.conn, kind, pid, reason::NO_MATCHING_SUBSCRIBERS);
+        self.owe(spool.written(), from.conn, answer_to(qos), pid, reason::NO_MATCHING_SUBSCRIBERS);
     }
 
     /// A PUBREL arrived: the packet id is free for the source once the PUBCOMP is out.

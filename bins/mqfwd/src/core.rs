@@ -192,6 +192,11 @@ impl<T: Copy + Ord> Outlet<T> {
         self.flights.len()
     }
 
+    /// Whether no acknowledgement can be waited for.
+    pub fn is_idle(&self) -> bool {
+        self.limits.is_none() || self.flights.is_empty()
+    }
+
     /// Why only probes are sent, if so.
     pub fn held(&self) -> Option<&Hold> {
         self.hold.as_ref()

@@ -122,7 +122,9 @@ impl<'a> Daemon<'a> {
             if !events.is_empty() && !self.timers.is_set(&Timer::Status) {
                 self.timers.set(Timer::Status, now.mono + STATUS_DELAY);
             }
-            self.ctl.timer(self.poll.registry(), now.mono, &mut |page| status::page(page, &self.lanes));
+            if self.ctl.deadline().is_some_and(|at| at <= now.mono) {
+                self.ctl.timer(self.poll.registry(), now.mono, &mut |page| status::page(page, &self.lanes));
+            }
             while let Some(timer) = self.timers.pop(now.mono) {
                 self.timer(timer, now.mono);
             }

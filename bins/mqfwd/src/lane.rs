@@ -185,9 +185,9 @@ impl Lane {
         self.inlet.pause();
     }
 
-    /// Whether all that was received is durable and acknowledged, and nothing is in flight.
+    /// Whether all that was received is durable and acknowledged, and no answer of the next hop can be waited for.
     pub fn is_drained(&self) -> bool {
-        self.spool.durable() >= self.spool.written() && self.outlet.in_flight() == 0
+        self.spool.durable() >= self.spool.written() && self.outlet.is_idle()
     }
 
     /// Says goodbye on all connections.
