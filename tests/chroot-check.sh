@@ -49,15 +49,16 @@ mkdir -p "$ROOT/src"
 git ls-files -co --exclude-standard | while read -r file; do [ ! -e "$file" ] || echo "$file"; done |
     tar -cf - -T - | tar -xf - -C "$ROOT/src"
 (cd "$ROOT/src" && git init -q . && git add -A) >/dev/null 2>&1 || :
+INNER=$ROOT/root
 if [ "${RUST-}" = host ]; then
-    mkdir -p "$ROOT/root/.cargo/bin" "$ROOT/root/.rustup/toolchains"
+    mkdir -p "$INNER/.cargo/bin" "$INNER/.rustup/toolchains"
     toolchain=$(dirname "$(dirname "$(rustup which cargo)")")
-    [ -d "$ROOT/root/.rustup/toolchains/stable" ] || cp -a "$toolchain" "$ROOT/root/.rustup/toolchains/stable"
+    [ -d "$INNER/.rustup/toolchains/stable" ] || cp -a "$toolchain" "$INNER/.rustup/toolchains/stable"
     for tool in cargo rustc rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver; do
-        ln -sf "../../.rustup/toolchains/stable/bin/$tool" "$ROOT/root/.cargo/bin/$tool"
+        ln -sf "../../.rustup/toolchains/stable/bin/$tool" "$INNER/.cargo/bin/$tool"
     done
-    [ -d "$ROOT/root/.cargo/registry" ] || cp -a "$HOME/.cargo/registry" "$ROOT/root/.cargo/" 2>/dev/null || :
-    [ ! -f "$HOME/.cargo/config.toml" ] || cp "$HOME/.cargo/config.toml" "$ROOT/root/.cargo/"
+    [ -d "$INNER/.cargo/registry" ] || cp -a "$HOME/.cargo/registry" "$INNER/.cargo/" 2>/dev/null || :
+    [ ! -f "$HOME/.cargo/config.toml" ] || cp "$HOME/.cargo/config.toml" "$INNER/.cargo/"
 fi
 if [ "${TOOLS-}" = host ] && [ -d "${EDGE_TOOLS:-$HERE/target/tools}" ]; then
     mkdir -p "$ROOT/src/target/tools"
