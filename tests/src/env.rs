@@ -43,9 +43,9 @@ pub fn tool(relative: &str) -> Option<PathBuf> {
     Some(dir.join(relative)).filter(|path| path.exists())
 }
 
-/// A file of the shared test data: `EDGE_DATA`, else `../shared/data` beside the checkout (or two up).
+/// A file of the shared test data: `EDGE_TEST_DATA`, else `../shared/data` beside the checkout (or two up).
 pub fn shared_data(name: &str) -> Option<PathBuf> {
-    let named = std::env::var_os("EDGE_DATA").map(PathBuf::from);
+    let named = std::env::var_os("EDGE_TEST_DATA").map(PathBuf::from);
     let beside = ["../shared/data", "../../shared/data"].map(|p| root().join(p));
     named.into_iter().chain(beside).map(|dir| dir.join(name)).find(|path| path.exists())
 }
