@@ -1,0 +1,44 @@
+#!/bin/bash
+# Tests that need a whole device: the installed units under systemd, and power cuts. Not part of `make test`.
+#
+#   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
+#   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
+#
+# VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host and DIR/out, written through, at
+# /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients, curl, python3,
+# v4l-utils and the run-time packages of the daemons. DEVICE_DIR is the folder shared with the guest (default: a new one in
+# TMPDIR, kept). PICTURE is an image file with a face for `system`. Needs release binaries (make build).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+: "${VM:?the tool for virtual devices}" "${IMG:?the image of the device}"
+DIR=${DEVICE_DIR:-$(mktemp -d)}
+mkdir -p "$DIR/out"
+ROOT=$(mktemp -d)
+trap 'rm -rf "$ROOT"' EXIT
+make --no-print-directory install DESTDIR="$ROOT" PREFIX=/usr
+# Without ".": the mode of the scratch folder would become that of the guest's "/".
+tar -C "$ROOT" --owner=0 --group=0 -cf "$DIR/root.tar" etc usr
+cp tests/device/load.py tests/device/*.sh "$DIR/"
+echo "results: $DIR/out"
+
+verb=${1:-}
+shift || :
+case $verb in
+system)
+    mkdir -p "$DIR/src"
+    cp -r etc systemd "$DIR/src/"
+    cp "${PICTURE:?a picture with a face}" "$DIR/"
+    "$VM" run -t 400 "$IMG" tests/device/system.sh "$DIR"
+    ;;
+powercut)
+    daemon=${1:?mqfwd or s3put}
+    shift
+    # Two daemons may be tested at once with folders of their own; the guest finds its own by name.
+    cp tests/device/powercut.sh "$DIR/check.sh"
+    "$VM" powercut -t 240 --arm --min 0.5 --max 8 -e DAEMON="$daemon" "$@" "$IMG" tests/device/powercut.sh "$DIR"
+    ;;
+*)
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    exit 64
+    ;;
+esac
