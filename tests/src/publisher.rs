@@ -95,9 +95,15 @@ pub struct Publisher {
 impl Publisher {
     /// Starts publishing on a thread of its own.
     pub fn start(plan: Plan) -> Publisher {
+        let all = plan.count;
+        Publisher::start_limited(plan, all)
+    }
+
+    /// The same, but sends no message from number `limit` on until [`Publisher::limit`] allows more.
+    pub fn start_limited(plan: Plan, limit: u64) -> Publisher {
         let shared = Arc::new(Shared::default());
         *shared.acked.lock().unwrap() = vec![false; plan.count as usize];
-        shared.limit.store(plan.count, Ordering::Relaxed);
+        shared.limit.store(limit, Ordering::Relaxed);
         let mut worker = Worker {
             plan: plan.clone(),
             shared: shared.clone(),
