@@ -2,8 +2,8 @@
 """Numbered MQTT messages for the device tests: a publisher, a next hop, and the comparison. Of the standard library only
 what python3-minimal has.
 
-    load.py publish HOST:PORT TOPIC ACKED     publishes 0, 1, 2 ... at QoS 1, 100 in flight, until killed; appends every
-                                              number whose PUBACK came to ACKED
+    load.py publish HOST:PORT TOPIC ACKED [N] publishes N (0), N + 1, N + 2 ... at QoS 1, 100 in flight, until killed;
+                                              appends every number whose PUBACK came to ACKED
     load.py sink PORT ARRIVED                 a next hop: takes any CONNECT and SUBSCRIBE, appends every number of a
                                               PUBLISH to ARRIVED and only then answers with PUBACK
     load.py objects FOLDER ARRIVED            the numbers of the objects of s3put below FOLDER; checks their sidecars
@@ -97,12 +97,12 @@ def connect(host, port):
     sys.exit("load.py: nobody listens on %s:%d" % (host, port))
 
 
-def publish(address, topic, acked):
+def publish(address, topic, acked, first="0"):
     host, port = address.rsplit(":", 1)
     fd = os.open(acked, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     link = connect(host, int(port))
     link.sendall(packet(0x10, text("MQTT") + b"\x04\x02" + (60).to_bytes(2, "big") + text("load")))
-    buffer, flying, number, welcome = bytearray(), {}, 0, False
+    buffer, flying, number, welcome = bytearray(), {}, int(first), False
     while True:
         if welcome and len(flying) < WINDOW:
             out = bytearray()
@@ -114,7 +114,7 @@ def publish(address, topic, acked):
             link.sendall(out)
         data = link.recv(65536)
         if not data:
-            sys.exit("load.py: the connection was closed after %d messages" % number)
+            sys.exit("load.py: the connection was closed at message %d" % number)
         buffer += data
         done = []
         for head, body in packets(buffer):

@@ -6,6 +6,8 @@
 #
 #   DAEMON=mqfwd  next hop away in even rounds (all stays in the spool), present in odd ones (segments come and go)
 #   DAEMON=s3put  target is a folder
+#
+# Numbers differ between rounds, so that with --same-disk stale bytes of re-used files would show.
 set -u
 HOST=/mnt/host
 OUT=/mnt/out/$DAEMON-$VM_ROUND
@@ -77,7 +79,7 @@ write)
     sync
     if [ "$DAEMON" = mqfwd ] && [ $((VM_ROUND % 2)) = 1 ]; then $LOAD sink 1884 "$OUT/arrived.1" & fi
     systemctl start "$DAEMON" || { journalctl -u "$DAEMON" -o cat | tail; exit 9; }
-    $LOAD publish 127.0.0.1:1883 faces "$OUT/acked" &
+    $LOAD publish 127.0.0.1:1883 faces "$OUT/acked" $((VM_ROUND * 1000000)) &
     until [ -s "$OUT/acked" ]; do sleep 0.1; done
     touch /mnt/out/arm
     wait -n

@@ -28,7 +28,7 @@ system)
     mkdir -p "$DIR/src"
     cp -r etc systemd "$DIR/src/"
     cp "${PICTURE:?a picture with a face}" "$DIR/"
-    "$VM" run -t 400 "$IMG" tests/device/system.sh "$DIR"
+    "$VM" run -t 600 "$IMG" tests/device/system.sh "$DIR"
     ;;
 powercut)
     daemon=${1:?mqfwd or s3put}
