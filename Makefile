@@ -14,7 +14,7 @@ export BINS
 
 PACKAGES = $(foreach b,$(BINS),-p $(b))
 UNITS    = $(wildcard systemd/*.service systemd/*.target)
-SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh) .ci/run
+SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
 .DELETE_ON_ERROR:
 .PHONY: help deps build demo test check bench fuzz models install uninstall

@@ -4,10 +4,10 @@
 #   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
 #   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
 #
-# VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host and DIR/out, written through, at
-# /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients, curl, python3,
-# v4l-utils and the run-time packages of the daemons. DEVICE_DIR is the folder shared with the guest (default: a new one in
-# TMPDIR, kept). PICTURE is an image file with a face for `system`. Needs release binaries (make build).
+# VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host, and DIR/out, written through,
+# at /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients,
+# curl, python3-minimal, v4l-utils and the run-time packages of the daemons. DEVICE_DIR is the folder shared with the guest
+# (default: a new one in TMPDIR, kept). PICTURE is an image file with a face, for `system`. Needs release binaries (make build).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${VM:?the tool for virtual devices}" "${IMG:?the image of the device}"
@@ -33,12 +33,11 @@ system)
 powercut)
     daemon=${1:?mqfwd or s3put}
     shift
-    # Two daemons may be tested at once with folders of their own; the guest finds its own by name.
     cp tests/device/powercut.sh "$DIR/check.sh"
     "$VM" powercut -t 240 --arm --min 0.5 --max 8 -e DAEMON="$daemon" "$@" "$IMG" tests/device/powercut.sh "$DIR"
     ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 64
     ;;
 esac
