@@ -71,9 +71,14 @@ pub fn video(photo: &Path, to: &Path, seconds: u32) {
     let wall = to.with_extension("wall.png");
     wall_picture(photo, &wall);
     let frames = seconds * 15;
-    // Half the wall is in view. x sweeps once from left to right; the zoom breathes.
+    // zoompan shows a part of the shape of its whole input, and a face that is squeezed is none to the cascade: so the wall
+    // stands in the middle of a picture of 4:3. x sweeps once from left to right; the zoom breathes.
+    let (width, height) = WALL_SIZE;
+    let (tall, top) = (width * 3 / 4, (width * 3 / 4 - height) / 2);
     let motion = format!(
-        "zoompan=z='1.9+0.25*sin(on/19)':x='(iw-iw/zoom)*on/{frames}':y='(ih-ih/zoom)*(0.45+0.2*sin(on/31))':d=1:s=640x480:fps=15"
+        "pad={width}:{tall}:0:{top}:gray,\
+         zoompan=z='3.2+0.35*sin(on/19)':x='(iw-iw/zoom)*on/{frames}':\
+         y='{top}+({height}-ih/zoom)*(0.4+0.3*sin(on/31))':d=1:s=640x480:fps=15"
     );
     let mut command = Command::new("ffmpeg");
     command.args(["-y", "-v", "error", "-loop", "1", "-framerate", "15", "-i"]).arg(&wall);

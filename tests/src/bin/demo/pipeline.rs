@@ -221,7 +221,7 @@ fn cameras(
         format!("the photograph could not be fetched: {why}\nGive pictures of your own: make demo SOURCE=folder-or-video")
     })?;
     let cache = e2e::env::root().join("target/data");
-    let (video, stills) = (cache.join("walk-1.mp4"), cache.join("stills-1"));
+    let (video, stills) = (cache.join("walk-2.mp4"), cache.join("stills-1"));
     if !video.exists() || !stills.exists() {
         println!("making a video and pictures from a photograph (once, some seconds)");
         // Renamed when whole: a Ctrl-C in between leaves nothing half made under these names.
@@ -231,8 +231,8 @@ fn cameras(
         let _ = std::fs::remove_dir_all(&stills);
         let mut copy = std::process::Command::new("cp");
         e2e::env::run(copy.arg("-r").arg(&new_stills).arg(&stills));
-        std::fs::copy(&new_video, cache.join("walk-1.part")).map_err(|e| e.to_string())?;
-        std::fs::rename(cache.join("walk-1.part"), &video).map_err(|e| e.to_string())?;
+        std::fs::copy(&new_video, cache.join("walk-2.part")).map_err(|e| e.to_string())?;
+        std::fs::rename(cache.join("walk-2.part"), &video).map_err(|e| e.to_string())?;
     }
     if stop.load(Ordering::Relaxed) {
         return Err("stopped before it began".into());
