@@ -153,6 +153,7 @@ pub struct Outlet<T> {
     hold: Option<Hold>,
     suspect: Option<(Seq, u32)>,
     progressed: bool,
+    connected_before: bool,
     /// What happened since the start.
     pub counters: Counters,
 }
@@ -183,6 +184,7 @@ impl<T: Copy + Ord> Outlet<T> {
             hold: None,
             suspect: None,
             progressed: false,
+            connected_before: false,
             counters: Counters::default(),
         }
     }
@@ -267,7 +269,8 @@ impl<T: Copy + Ord> Outlet<T> {
             }
         }
         if !session_present {
-            self.counters.sessions_lost += 1;
+            // The first connection finds no session and loses none.
+            self.counters.sessions_lost += u64::from(self.connected_before);
             for (_, pid) in self.kept.drain() {
                 peer.release_pid(pid);
             }
@@ -278,6 +281,7 @@ impl<T: Copy + Ord> Outlet<T> {
         }
         queue.rewind();
         self.limits = Some(limits);
+        self.connected_before = true;
         self.progressed = false;
         Ok(())
     }

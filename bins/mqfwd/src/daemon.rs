@@ -90,6 +90,7 @@ impl<'a> Daemon<'a> {
         let mut timers = Timers::new();
         timers.set_or_cancel(Timer::Watchdog, notifier.watchdog_interval().map(|every| now + every));
         timers.set(Timer::Status, now + STATUS_DELAY);
+        notifier.status(&status::line(&lanes));
         notifier.ready();
         Ok(Daemon {
             signals,

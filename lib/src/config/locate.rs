@@ -121,18 +121,35 @@ fn nearest(wrong: &str, message: &str) -> Option<String> {
         .map(|(_, name)| name.to_owned())
 }
 
-/// The Levenshtein distance, of strings as short as keys.
+/// Insertions, deletions, replacements and swaps of neighbours that make `b` of `a`; of strings as short as keys.
 fn edits(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_is_one_edit() {
+        for (a, b, distance) in
+            [("hots", "host", 1), ("hots", "qos", 2), ("prot", "port", 1), ("", "ab", 2), ("a", "a", 0)]
+        {
+            assert_eq!(edits(a, b), distance, "{a} {b}");
         }
     }
-    row[b.len()]
 }
