@@ -12,6 +12,8 @@ cd "$(dirname "$0")/.."
 LOG=${CARGO_TARGET_DIR:-target}/test.log
 export EDGE_BIN_DIR="${EDGE_BIN_DIR:-$PWD/${CARGO_TARGET_DIR:-target}/debug}"
 export EDGE_TOOLS="${EDGE_TOOLS:-$PWD/target/tools}"
+# Models and clips that are not part of the project; tests that want them are skipped without.
+[ ! -d ../shared/data ] || export EDGE_TEST_DATA="${EDGE_TEST_DATA:-$PWD/../shared/data}" EDGE_DATA="${EDGE_DATA:-$PWD/../shared/data}"
 CARGO=${CARGO:-cargo}
 PATH="$HOME/.cargo/bin:$PATH"
 mkdir -p "$(dirname "$LOG")"

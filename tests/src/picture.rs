@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::env;
 
@@ -13,6 +14,9 @@ const WHEEL: &str = "scikit-image>=0.19,<0.27";
 
 /// The photograph (512x512 PNG), fetched once into `target/data`; or why it can't be had.
 pub fn astronaut() -> Result<PathBuf, String> {
+    // One at a time: tests that begin together would fetch it several times over.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let cache = env::root().join("target/data");
     let file = cache.join("astronaut.png");
     if file.exists() {
@@ -20,7 +24,9 @@ pub fn astronaut() -> Result<PathBuf, String> {
     }
     std::fs::create_dir_all(&cache).map_err(|e| e.to_string())?;
     let work = cache.join(format!("wheel-{}", std::process::id()));
-    let fetched = fetch(&work).inspect_err(|_| drop(std::fs::remove_dir_all(&work)))?;
+    // Once more, since a package index may have a bad moment.
+    let fetched =
+        fetch(&work).or_else(|_| fetch(&work)).inspect_err(|_| drop(std::fs::remove_dir_all(&work)))?;
     // Several tests may be at it at once: the rename makes the last one win, with the same bytes.
     std::fs::rename(fetched, &file).map_err(|e| e.to_string())?;
     let _ = std::fs::remove_dir_all(&work);
