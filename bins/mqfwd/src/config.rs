@@ -84,7 +84,7 @@ fn qos_1() -> u8 {
 impl Default for Forward {
     fn default() -> Self {
         Forward {
-            window: 512,
+            window: 4096,
             ack_timeout_s: 30,
             poison_disconnects: 5,
             hold_min_s: 1,
