@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds what the tests and the demo need and no distribution has, once, into target/tools (or $EDGE_TOOLS).
 #
-#   etc/tools.sh s3s moto        s3s-fs from crates.io (about 4 minutes), moto[server] from PyPI in a venv
+#   etc/tools.sh s3s moto        s3s-fs built from its Rust crate (about 4 minutes), moto[server] in a Python venv
 #   etc/tools.sh deny            cargo-deny, for `make check` (about 5 minutes), unless cargo has it already
 #
 # s3s-fs checks SigV4 and keeps objects in a folder; moto answers NoSuchBucket and checks digests.
