@@ -20,6 +20,14 @@ struct State {
     open: Mutex<Vec<TcpStream>>,
 }
 
+impl State {
+    fn cut(&self) {
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 /// A running proxy.
 pub struct Proxy {
     /// Where it listens (127.0.0.1).
@@ -48,6 +56,10 @@ impl Proxy {
                 if !shared.refuse.load(Ordering::Relaxed) {
                     // A target that is away looks to the client like a connection closed at once.
                     let _ = connect(client, target, &shared);
+                    // Refused in the meantime: this one came too late to be cut with the others.
+                    if shared.refuse.load(Ordering::Relaxed) {
+                        shared.cut();
+                    }
                 }
             }
         });
@@ -56,9 +68,7 @@ impl Proxy {
 
     /// Closes all open connections, both sides, at once.
     pub fn cut(&self) {
-        for stream in self.state.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        self.state.cut();
     }
 
     /// Whether new connections are closed at once; turning it on also cuts the open ones.
