@@ -1,0 +1,1 @@
+//! HTTP over mutual TLS to a `sideloadd`, blocking.

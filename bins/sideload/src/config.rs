@@ -1,0 +1,1 @@
+//! `sideload.toml`, found upwards from the working directory, under the flags.

@@ -1,0 +1,1 @@
+//! `sideload dev`: save, sync, restart, logs.

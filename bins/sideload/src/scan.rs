@@ -1,0 +1,1 @@
+//! The source folder: which files count, and what is in them.

@@ -1,0 +1,1 @@
+//! The application's processes: a group of its own under a subreaper.

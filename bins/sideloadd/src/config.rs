@@ -1,0 +1,1 @@
+//! `sideloadd.toml`.

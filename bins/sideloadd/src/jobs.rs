@@ -1,0 +1,1 @@
+//! What the disk thread is asked to do, and what it answers.

@@ -1,0 +1,1 @@
+//! The application's output in a ring with sequence numbers.
