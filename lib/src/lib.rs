@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod aws;
+pub mod beneath;
 pub mod cli;
 pub mod config;
 pub mod ctl;
@@ -23,6 +24,7 @@ pub mod notify;
 pub mod retry;
 pub mod signal;
 pub mod spool;
+pub mod sync;
 pub mod sys;
 pub mod timer;
 pub mod tls;

@@ -18,6 +18,7 @@ pub mod chunk;
 pub mod content;
 pub mod manifest;
 pub mod path;
+mod varint;
 pub mod wire;
 
 pub use content::ContentId;
