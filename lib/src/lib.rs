@@ -7,9 +7,11 @@
 //! `unsafe` appears in [`sys`] only.
 #![deny(unsafe_code)]
 
+pub mod activation;
 pub mod aws;
 pub mod beneath;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod ctl;
 pub mod device;
@@ -26,5 +28,6 @@ pub mod signal;
 pub mod spool;
 pub mod sync;
 pub mod sys;
+pub mod text;
 pub mod timer;
 pub mod tls;

@@ -19,6 +19,8 @@ pub enum Signal {
     Int,
     /// `SIGHUP`: read the configuration again.
     Hup,
+    /// `SIGCHLD`: at least one child has ended (only with [`Signals::with_child`]).
+    Child,
 }
 
 /// The signals of this process, as a [`mio`] source.
@@ -40,6 +42,15 @@ impl Signals {
         Ok(Signals { fd })
     }
 
+    /// The same with CHLD, for a daemon that runs programs.
+    ///
+    /// # Errors
+    /// What `signalfd(2)` returns, as it is.
+    pub fn with_child() -> io::Result<Signals> {
+        let fd = crate::sys::signalfd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD])?;
+        Ok(Signals { fd })
+    }
+
     /// The next pending signal, or `None` when there is none. Call it until it returns `None`.
     pub fn next_signal(&mut self) -> Option<Signal> {
         loop {
@@ -52,6 +63,7 @@ impl Signals {
                 libc::SIGTERM => return Some(Signal::Term),
                 libc::SIGINT => return Some(Signal::Int),
                 libc::SIGHUP => return Some(Signal::Hup),
+                libc::SIGCHLD => return Some(Signal::Child),
                 _ => {}
             }
         }

@@ -40,3 +40,24 @@ pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: the call above returned this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// The descriptors 3 to 3 + `count` - 1, which the process inherited (`sd_listen_fds(3)`), made close-on-exec.
+///
+/// Call it once, for descriptors that nobody else in the process owns.
+///
+/// # Errors
+/// `EBADF` for a number that is no open descriptor.
+pub fn inherited_fds(count: u32) -> io::Result<Vec<OwnedFd>> {
+    let mut fds = Vec::new();
+    for at in 0..count {
+        let raw = 3 + i32::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: fcntl on any number is defined; a closed one gives EBADF.
+        if unsafe { libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is open (the call above says so), and the service manager opened it for this process alone; the
+        // caller takes it once.
+        fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
+    }
+    Ok(fds)
+}

@@ -402,8 +402,13 @@ fn tls_with_a_client_certificate() {
         )
     };
     let ((cert, key), (ca, ca_key)) = (make("port"), make("camera"));
-    let tls =
-        ServerTls::load(&ServerTlsConfig { cert: cert.clone(), key, client_ca: Some(ca.clone()) }).unwrap();
+    let tls = ServerTls::load(&ServerTlsConfig {
+        cert: cert.clone(),
+        key,
+        client_ca: Some(ca.clone()),
+        client_pins: Vec::new(),
+    })
+    .unwrap();
     let port = Port::start(|cfg| cfg.tls = Some(tls), Duration::ZERO);
     let client = |with: bool| {
         let own = |path: &std::path::PathBuf| with.then(|| path.clone());

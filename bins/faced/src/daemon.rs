@@ -259,7 +259,7 @@ impl Running {
     fn signal(&mut self, signal: Signal, now: Instant) {
         match (signal, self.life) {
             (Signal::Hup, Life::Running) => self.reload(now),
-            (Signal::Hup, _) => {}
+            (Signal::Hup | Signal::Child, _) => {}
             (Signal::Term | Signal::Int, Life::Running | Life::Reloading) => {
                 log::info!("stopping: cameras first, then what is queued");
                 self.drain(Some(now + self.session.config.drain));

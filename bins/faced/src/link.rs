@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::core::Latencies;
 use crate::face::Face;
 use crate::queue::{Body, Item, Queue, Resend};
-use crate::source::feed::unix_ms;
 use crate::template;
+use edge::clock::unix_ms;
 
 /// How long nothing is sent after the broker said "not now".
 const HOLD: Duration = Duration::from_secs(10);

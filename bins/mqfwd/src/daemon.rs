@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use edge::cli::Failure;
 use edge::ctl::Ctl;
@@ -175,7 +175,7 @@ impl<'a> Daemon<'a> {
                     }
                 }
             }
-            Signal::Hup => {}
+            Signal::Hup | Signal::Child => {}
             Signal::Term | Signal::Int if self.phase == Phase::Running => {
                 log::info!("stopping");
                 self.notifier.stopping();
@@ -231,6 +231,5 @@ impl<'a> Daemon<'a> {
 }
 
 fn clock() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { mono: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    Now { mono: Instant::now(), unix_ms: edge::clock::unix_ms() }
 }

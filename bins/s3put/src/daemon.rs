@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge::cli::Failure;
+use edge::clock::unix_ms;
 use edge::ctl::{Ctl, Reply};
 use edge::inlet::{Inlet, Verdict};
 use edge::log::Throttle;
@@ -22,7 +23,7 @@ use crate::config::{Config, TargetConfig};
 use crate::core::{Action, Core, Outcome};
 use crate::status::View;
 use crate::store::Store;
-use crate::upload::{Pool, unix_ms};
+use crate::upload::Pool;
 
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -349,6 +350,7 @@ impl Daemon {
                 notifier.stopping();
                 End::Stop
             }
+            Signal::Child => return,
             Signal::Hup => {
                 let vars = edge::aws::credentials::Vars::from_env();
                 match Config::load(path, &vars) {

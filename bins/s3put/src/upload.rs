@@ -4,10 +4,10 @@
 //! memory stays under the core's bound; a thread ends when the queue is closed.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use edge::aws::sha256_hex;
+use edge::clock::unix_ms;
 use edge::spool::Record;
+use edge::text::sha256_hex;
 use mio::Waker;
 
 use crate::config::Objects;
@@ -85,12 +85,6 @@ impl Pool {
     pub fn next_done(&self) -> Option<Done> {
         self.done.try_recv().ok()
     }
-}
-
-/// Now, in Unix milliseconds.
-pub fn unix_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Makes a message an object and stores it. Blocks.

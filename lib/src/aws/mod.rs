@@ -12,19 +12,4 @@ pub mod s3;
 pub mod sigv4;
 pub mod tls;
 
-/// SHA-256 of `bytes`, as lower-case hexadecimal digits.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    use sha2::Digest as _;
-    hex(&sha2::Sha256::digest(bytes))
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
+pub use crate::text::{hex, sha256_hex};

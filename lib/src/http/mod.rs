@@ -13,6 +13,7 @@ mod conn;
 pub mod date;
 mod decode;
 mod response;
+pub mod uri;
 
 pub use conn::{Conn, ConnEvent, Io};
 pub use decode::{Body, Decoder, Event, Reject, Request, Step};

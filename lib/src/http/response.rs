@@ -30,6 +30,12 @@ impl Response {
         Self::new(status, "text/plain; charset=utf-8", format!("{status} {}: {why}\n", reason(status)))
     }
 
+    /// A JSON body.
+    #[must_use]
+    pub fn json(status: u16, value: &serde_json::Value) -> Self {
+        Self::new(status, "application/json", value.to_string())
+    }
+
     /// The same with one more header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {

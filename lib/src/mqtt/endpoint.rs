@@ -454,7 +454,12 @@ impl Listen {
             (None, None) => {}
             (Some(cert), Some(key)) => {
                 let key = config::secret_path(&key);
-                let settings = tls::ServerTlsConfig { cert, key, client_ca: some(&self.client_ca_file) };
+                let settings = tls::ServerTlsConfig {
+                    cert,
+                    key,
+                    client_ca: some(&self.client_ca_file),
+                    client_pins: Vec::new(),
+                };
                 match tls::ServerTls::load(&settings) {
                     Ok(loaded) => ingest.tls = Some(loaded),
                     Err(error) => return wrong("cert-file", &crate::log::chain(&error)),

@@ -252,7 +252,7 @@ mod tests {
         Entry {
             path: RelPath::new(path).unwrap(),
             size: n * 1000,
-            mode: if n % 2 == 0 { 0o644 } else { 0o755 },
+            mode: if n.is_multiple_of(2) { 0o644 } else { 0o755 },
             mtime_ns: 1_700_000_000_000_000_000 - n as i64 * 1_700_000_000_000_000,
             id: content::of_bytes(&n.to_le_bytes()),
         }

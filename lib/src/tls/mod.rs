@@ -69,6 +69,64 @@ pub struct ServerTlsConfig {
     pub key: PathBuf,
     /// When given, a client must show a certificate of one of these CAs (PEM).
     pub client_ca: Option<PathBuf>,
+    /// When not empty, a client must show exactly one of the certificates in these files (PEM, several in each if need
+    /// be), valid now; goes without `client_ca`. Sessions are never resumed then, so that a pin that is taken away, or
+    /// a date that passes, counts from the next connection on.
+    pub client_pins: Vec<PathBuf>,
+}
+
+/// What a person wants to know of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// SHA-256 of the DER form, 64 lower-case hexadecimal digits.
+    pub sha256_hex: String,
+    /// Valid from, Unix seconds.
+    pub not_before: i64,
+    /// Valid to, Unix seconds.
+    pub not_after: i64,
+}
+
+/// Looks at the certificates of a PEM file. `what` names the file's purpose in errors.
+///
+/// # Errors
+/// The file can't be read or holds no certificate.
+pub fn facts(what: &'static str, path: &Path) -> Result<Vec<Facts>, Error> {
+    let look = |der: &CertificateDer<'_>| {
+        let (not_before, not_after) = pinned::validity(der)
+            .ok_or_else(|| file_error(what, path, &"is damaged: it has no validity dates"))?;
+        Ok(Facts { sha256_hex: crate::text::sha256_hex(der), not_before, not_after })
+    };
+    certificates(what, path)?.iter().map(look).collect()
+}
+
+/// Why a handshake failed, for the person at the end that logs it. `peer` is "client" or "server".
+#[must_use]
+pub fn explain(error: &rustls::Error, peer: &str) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as E};
+    match error {
+        E::InvalidCertificate(Bad::UnknownIssuer) => {
+            format!("the {peer}'s certificate is not one of those pinned here")
+        }
+        E::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            format!("the {peer}'s certificate has expired (or the clock here is wrong): make new keys")
+        }
+        E::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            format!("the {peer}'s certificate is not valid yet: is the clock right on both sides?")
+        }
+        E::NoCertificatesPresented => format!("the {peer} showed no certificate"),
+        E::InvalidMessage(_) => format!("what the {peer} sent is no TLS (plain HTTP?)"),
+        E::AlertReceived(Alert::CertificateExpired) => {
+            format!("the {peer} says that our certificate has expired (or its clock is wrong)")
+        }
+        E::AlertReceived(
+            Alert::UnknownCA
+            | Alert::CertificateUnknown
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate,
+        ) => format!("the {peer} does not accept our certificate: is it pinned there?"),
+        E::AlertReceived(Alert::CertificateRequired) => format!("the {peer} asks for a certificate"),
+        other => other.to_string(),
+    }
 }
 
 /// Settings of a server, loaded. Cheap to clone.
@@ -159,7 +217,20 @@ impl ServerTls {
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::Settings(format!("TLS: {error}")))?;
         let builder = match &cfg.client_ca {
-            None => builder.with_no_client_auth(),
+            Some(_) if !cfg.client_pins.is_empty() => {
+                return Err(Error::Settings(
+                    "a client CA and pinned client certificates exclude each other".into(),
+                ));
+            }
+            None if cfg.client_pins.is_empty() => builder.with_no_client_auth(),
+            None => {
+                let mut pins = Vec::new();
+                for path in &cfg.client_pins {
+                    let found = certificates("pinned client certificate", path)?;
+                    pins.extend(found.iter().map(|c| Pin::Der(c.to_vec())));
+                }
+                builder.with_client_cert_verifier(Arc::new(Pinned::new(pins, &provider)))
+            }
             Some(path) => {
                 let roots = Arc::new(ca_file("client CA file", path)?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
@@ -170,9 +241,13 @@ impl ServerTls {
         };
         let chain = certificates("server certificate", &cfg.cert)?;
         check_pair(&provider, &chain, ("server certificate", &cfg.cert), ("server key", &cfg.key))?;
-        let config = builder
+        let mut config = builder
             .with_single_cert(chain, private_key("server key", &cfg.key)?)
             .map_err(|error| file_error("server certificate", &cfg.cert, &error))?;
+        if !cfg.client_pins.is_empty() {
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(ServerTls { config: Arc::new(config) })
     }
 }

@@ -1,14 +1,15 @@
-//! A server verifier that trusts exact certificates and nothing else.
+//! A verifier of the other end, server or client, that trusts exact certificates and nothing else.
 //!
 //! The handshake signature is checked by rustls' own functions, so the peer does hold the key of the pinned
 //! certificate. The validity dates are read here, because the public part of webpki does not show them, and because
 //! its path building refuses a self-signed CA:TRUE certificate as a server's own.
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use sha2::{Digest, Sha256};
 
@@ -115,6 +116,45 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
+impl ClientCertVerifier for Pinned {
+    /// None: a client has one certificate to show, whatever its issuer is called.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check(end_entity, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
 const INTEGER: u8 = 0x02;
@@ -122,7 +162,7 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// notBefore and notAfter of an X.509 certificate (RFC 5280, 4.1) in Unix seconds.
-fn validity(der: &[u8]) -> Option<(i64, i64)> {
+pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (certificate, _) = expect(der, SEQUENCE)?;
     let (mut tbs, _) = expect(certificate, SEQUENCE)?;
     if tbs.first() == Some(&VERSION) {

@@ -72,8 +72,16 @@ fn pki(name: &str) -> Pki {
         cert: files.write("lone.pem", &lone_cert.pem()),
         key: files.write("lone.key", &lone_key.serialize_pem()),
         client_ca: None,
+        client_pins: Vec::new(),
     };
-    Pki { server: ServerTlsConfig { cert, key, client_ca: None }, files, ca, client_cert, client_key, lone }
+    Pki {
+        server: ServerTlsConfig { cert, key, client_ca: None, client_pins: Vec::new() },
+        files,
+        ca,
+        client_cert,
+        client_key,
+        lone,
+    }
 }
 
 fn trust(trust: Trust) -> ClientTlsConfig {

@@ -13,12 +13,13 @@ use gst::prelude::*;
 use gst::{ClockTime, MessageType, MessageView, Sample};
 use gst_app::{AppSink, AppSinkCallbacks};
 
-use super::feed::{Fed, Feed, unix_ms};
+use super::feed::{Fed, Feed};
 use super::spec::SourceSpec;
 use super::{Stop, StreamInfo};
 use crate::config::Camera;
 use crate::frame::{Format, Layout, Matrix};
 use crate::inbox::End;
+use edge::clock::unix_ms;
 
 const FORMATS: [(&str, Format); 5] = [
     ("I420", Format::I420),

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::feed::{Fed, Feed, unix_ms};
+use edge::clock::unix_ms;
+
+use super::feed::{Fed, Feed};
 use super::{Stop, StreamInfo};
 use crate::convert::decode_picture;
 use crate::inbox::End;

@@ -20,11 +20,12 @@ use v4l::prelude::{Device, MmapStream};
 use v4l::video::Capture as _;
 use v4l::video::capture::Parameters;
 
-use super::feed::{Feed, unix_ms};
+use super::feed::Feed;
 use super::{SourceEvent, StreamInfo};
 use crate::config::raw::V4lFormat;
 use crate::frame::{Format, Layout, Matrix};
 use crate::inbox::End;
+use edge::clock::unix_ms;
 
 /// Buffers asked of the driver: one is being looked at, one filled, two for a late loop.
 const BUFFERS: u32 = 4;
