@@ -1,1 +1,0 @@
-//! HTTP over mutual TLS to a `sideloadd`, blocking.

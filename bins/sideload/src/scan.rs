@@ -1,1 +1,0 @@
-//! The source folder: which files count, and what is in them.

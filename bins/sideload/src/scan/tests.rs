@@ -1,0 +1,1 @@
+//! Scans of folders that tests make.

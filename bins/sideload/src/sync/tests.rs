@@ -1,0 +1,1 @@
+//! The sync against a scripted device.
