@@ -13,11 +13,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Decoder, Event, LAST_CHUNK, Limits, Reject, Request, Response, chunk};
+use super::{Decoder, Event, LAST_CHUNK, Limits, Reject, Request, Response, Step, chunk};
 
 /// How long and how much a closing connection is still read.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Sent bytes are dropped from the output buffer from here on.
+const COMPACT: usize = 16 * 1024;
 
 /// What the application gets to see.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ enum Phase {
     Answer,
     /// A chunked answer has begun.
     Chunks,
+    /// An answer of known length has begun; so many bytes of it are still to come from the application.
+    Sized { left: u64 },
     /// The last answer is being sent. `linger`: input may follow that nobody will read.
     Flush { linger: bool },
     /// All is sent; input is thrown away until the peer closes.
@@ -77,6 +81,7 @@ pub struct Conn {
     minor: u8,
     ended: bool,
     deadline: Instant,
+    refusal: fn(Reject) -> Response,
 }
 
 impl Conn {
@@ -94,7 +99,15 @@ impl Conn {
             minor: 1,
             ended: false,
             deadline: now + limits.head_timeout,
+            refusal: |reject| Response::text(reject.status, reject.why),
         }
+    }
+
+    /// Writes the codec's own refusals with `form` instead of as plain text.
+    #[must_use]
+    pub fn with_refusals(mut self, form: fn(Reject) -> Response) -> Self {
+        self.refusal = form;
+        self
     }
 
     /// What to do with the socket.
@@ -132,7 +145,7 @@ impl Conn {
                 self.deadline = now + self.limits.body_timeout;
                 self.input.extend_from_slice(bytes);
             }
-            Phase::Answer | Phase::Chunks => self.input.extend_from_slice(bytes),
+            Phase::Answer | Phase::Chunks | Phase::Sized { .. } => self.input.extend_from_slice(bytes),
         }
     }
 
@@ -155,8 +168,15 @@ impl Conn {
         }
         let (consumed, event) = match self.decoder.step(&self.input) {
             Err(reject) => return Some(self.refuse(reject, now)),
+            // All that was read is one piece of the body: hand on the buffer itself.
+            Ok(Step { consumed, event: Some(Event::Data(data)) }) if data.len() == self.input.len() => {
+                (consumed, Some(Owned::All))
+            }
             Ok(step) => (step.consumed, step.event.map(Owned::of)),
         };
+        if matches!(event, Some(Owned::All)) {
+            return Some(ConnEvent::Data(std::mem::take(&mut self.input)));
+        }
         self.input.drain(..consumed);
         match event {
             None => {
@@ -179,6 +199,7 @@ impl Conn {
                 Some(ConnEvent::Head(request))
             }
             Some(Owned::Data(data)) => Some(ConnEvent::Data(data)),
+            Some(Owned::All) => None,
             Some(Owned::End) => {
                 self.phase = Phase::Answer;
                 Some(ConnEvent::End)
@@ -187,7 +208,7 @@ impl Conn {
     }
 
     fn refuse(&mut self, reject: Reject, now: Instant) -> ConnEvent {
-        Response::text(reject.status, reject.why).write(&mut self.output, false, false);
+        (self.refusal)(reject).write(&mut self.output, false, false);
         self.input = Vec::new();
         self.phase = Phase::Flush { linger: true };
         self.deadline = now + self.limits.write_timeout;
@@ -238,6 +259,53 @@ impl Conn {
         }
     }
 
+    /// Begins an answer of `length` bytes that follow by [`Conn::send_bytes`]; `response.body` is not sent. Without a
+    /// complete request waiting for its answer, nothing happens.
+    pub fn begin_sized(&mut self, response: &Response, length: u64, now: Instant) {
+        if self.phase != Phase::Answer {
+            return;
+        }
+        let keep = self.keep_alive && !self.ended;
+        response.write_sized_head(&mut self.output, length, keep);
+        if self.head_only || length == 0 {
+            self.answered(keep, false, now);
+        } else {
+            self.phase = Phase::Sized { left: length };
+            self.deadline = now + self.limits.write_timeout;
+        }
+    }
+
+    /// A piece of the answer of known length; what goes beyond that length is left out. Send no more while
+    /// [`Conn::unsent`] is over your bound.
+    pub fn send_bytes(&mut self, data: &[u8], now: Instant) {
+        let Phase::Sized { left } = self.phase else { return };
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
+        self.output.extend_from_slice(&data[..n]);
+        self.phase = Phase::Sized { left: left - n as u64 };
+        self.deadline = now + self.limits.write_timeout;
+        if left == n as u64 {
+            self.answered(self.keep_alive && !self.ended, false, now);
+        }
+    }
+
+    /// Ends the connection at once: an answer that has begun can't be completed.
+    pub fn abort(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    /// Whether it waits for the next request, no byte of it seen, and all answers are sent.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Request
+            && self.input.is_empty()
+            && self.decoder.is_idle()
+            && self.sent == self.output.len()
+    }
+
+    /// Whether the peer has said that it sends nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     fn answered(&mut self, keep: bool, unread: bool, now: Instant) {
         self.deadline = now + self.limits.write_timeout;
         if keep {
@@ -270,6 +338,11 @@ impl Conn {
         if n > 0 && !matches!(self.phase, Phase::Body | Phase::Answer) {
             self.deadline = now + self.limits.write_timeout;
         }
+        // A long answer whose peer always leaves a rest unread would grow by what was sent long ago.
+        if self.sent >= COMPACT && self.sent * 2 > self.output.len() {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
         self.flushed(now);
     }
 
@@ -299,7 +372,7 @@ impl Conn {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Answer => None,
-            Phase::Chunks => (self.sent < self.output.len()).then_some(self.deadline),
+            Phase::Chunks | Phase::Sized { .. } => (self.sent < self.output.len()).then_some(self.deadline),
             _ => Some(self.deadline),
         }
     }
@@ -322,6 +395,8 @@ impl Conn {
 enum Owned {
     Head(Request),
     Data(Vec<u8>),
+    /// The whole input is data.
+    All,
     End,
 }
 

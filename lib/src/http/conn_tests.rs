@@ -161,3 +161,39 @@ fn expect_continue_is_granted_when_the_body_is_wanted() {
     c.received(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n", now);
     assert!(matches!(events(&mut c, now)[..], [ConnEvent::Refused(Reject { status: 413, .. })]));
 }
+
+#[test]
+fn an_answer_of_known_length_comes_in_pieces_and_never_too_long() {
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(GET, now);
+    let _ = events(&mut c, now);
+    c.begin_sized(&Response::new(200, "application/octet-stream", ""), 5, now);
+    c.send_bytes(b"he", now);
+    c.received(GET, now);
+    assert_eq!(events(&mut c, now), [], "the next request waits for the end of this answer");
+    c.send_bytes(b"llo, world", now);
+    let text = sent(&mut c, now);
+    assert!(text.contains("Content-Length: 5\r\n") && text.ends_with("\r\n\r\nhello"), "{text}");
+    assert_eq!(events(&mut c, now).len(), 2);
+
+    // The buffer does not grow although the peer always leaves a rest.
+    c.begin_sized(&Response::new(200, "application/octet-stream", ""), 1 << 30, now);
+    for _ in 0..1000 {
+        c.send_bytes(&[7; 32 << 10], now);
+        c.wrote(c.unsent() - 100, now);
+    }
+    assert!(c.output.len() < 200 << 10, "{}", c.output.len());
+    c.abort();
+    assert!(c.io().close);
+}
+
+#[test]
+fn refusals_take_the_form_that_the_application_gives_them() {
+    let now = Instant::now();
+    let mut c =
+        conn(now).with_refusals(|r| Response::new(r.status, "application/json", format!("[{:?}]", r.why)));
+    c.received(b"\x16\x03\x01", now);
+    assert!(matches!(events(&mut c, now)[..], [ConnEvent::Refused(_)]));
+    assert!(sent(&mut c, now).contains("application/json"));
+}

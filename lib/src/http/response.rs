@@ -59,6 +59,11 @@ impl Response {
         self.head(out, "Transfer-Encoding: chunked\r\n", keep_alive);
     }
 
+    /// Appends the head of an answer whose `length` bytes follow; `body` is not sent.
+    pub fn write_sized_head(&self, out: &mut Vec<u8>, length: u64, keep_alive: bool) {
+        self.head(out, &format!("Content-Length: {length}\r\n"), keep_alive);
+    }
+
     fn head(&self, out: &mut Vec<u8>, framing: &str, keep_alive: bool) {
         let mut head = String::with_capacity(256);
         // Writing to a String can't fail.
