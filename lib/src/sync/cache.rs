@@ -173,15 +173,21 @@ impl HashCache {
                 out.extend_from_slice(&chunk.sum);
             }
         }
-        let crc = crc32c::crc32c(&out);
+        let crc = self::crc(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
 }
 
+/// CRC-32C (Castagnoli), which seals the small files of a store.
+#[must_use]
+pub fn crc(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 fn decode(bytes: &[u8]) -> Option<HashCache> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+    if self::crc(body) != u32::from_le_bytes(*crc) {
         return None;
     }
     let mut reader = Reader(body.strip_prefix(MAGIC)?);
