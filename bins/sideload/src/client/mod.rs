@@ -9,6 +9,8 @@ mod error;
 mod request;
 mod response;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod transport;
 
