@@ -1,1 +1,518 @@
-//! What happens to the application when: run, kill, restart, crash, roll back. No I/O, no clock.
+//! What happens to the application when: run, kill, restart, crash, roll back. No I/O, no clock, no randomness.
+//!
+//! ```text
+//!             Run, Restart                     Exited, Kill, Restart
+//!  Stopped ───────────────► Starting ──Started──► Running ───────────────► Stopping ──Gone──► Stopped, Starting,
+//!     ▲                        ▲  │ StartFailed      TERM; KILL after 5 s                     Backoff, RollingBack
+//!     └────────Kill── Backoff ─┘  └──► Stopped
+//! ```
+//!
+//! Invariants: a start is asked for only when no process of the one before is left; every ticket is answered exactly
+//! once; a commit is rolled back at most once.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use edge::retry::Backoff;
+
+/// When an application that ended by itself is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Not at all.
+    Never,
+    /// After an exit code other than 0, or a signal.
+    OnFailure,
+    /// Whatever it ended with.
+    Always,
+}
+
+/// The rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// When to start again.
+    pub restart: Restart,
+    /// First and longest wait before that.
+    pub backoff: (Duration, Duration),
+    /// Between TERM and KILL.
+    pub stop_timeout: Duration,
+    /// A crash so soon after a commit is the commit's.
+    pub crash_window: Duration,
+    /// Then go back to the one before.
+    pub rollback_on_crash: bool,
+}
+
+/// How long an application must run for its earlier failures to be forgotten.
+const STABLE: Duration = Duration::from_secs(60);
+/// How often KILL is repeated for processes that appear meanwhile.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// Code 0.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "code {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}{}", signal_name(*signal)),
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        1 => " (HUP)",
+        2 => " (INT)",
+        4 => " (ILL)",
+        6 => " (ABRT)",
+        7 => " (BUS)",
+        8 => " (FPE)",
+        9 => " (KILL)",
+        11 => " (SEGV)",
+        13 => " (PIPE)",
+        15 => " (TERM)",
+        _ => "",
+    }
+}
+
+/// Somebody who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Run it.
+    Run(Ticket),
+    /// Run it anew, whether it runs or not.
+    Restart(Ticket),
+    /// Stop it.
+    Kill(Ticket),
+    /// A sync was committed.
+    Committed,
+    /// The start that was asked for worked.
+    Started(u32),
+    /// It did not: HTTP status and why.
+    StartFailed(u16, String),
+    /// Its first process ended.
+    Exited(Exit),
+    /// No process of it is left.
+    Gone,
+    /// The roll-back that was asked for: its commit, or why not.
+    RolledBack(Result<u64, String>),
+    /// The deadline has passed.
+    Timer,
+    /// The daemon stops: so does the application, for good.
+    Shutdown,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It runs with this process id.
+    Running(u32),
+    /// It has stopped; how, if it ran.
+    Stopped(Option<Exit>),
+    /// It can't be: HTTP status and why.
+    Refused(u16, String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Find the entry point and start it; `Started` or `StartFailed` is the answer.
+    Start,
+    /// TERM to its group.
+    Terminate,
+    /// KILL to all its processes.
+    KillAll,
+    /// Restore the commit before the one in force; `RolledBack` is the answer.
+    Rollback,
+    /// Tell whoever waits.
+    Answer(Ticket, Reply),
+    /// A sentence for the log.
+    Note(String),
+}
+
+/// The application, as this machine sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not running, and nothing is going to happen.
+    Stopped,
+    /// A start was asked for.
+    Starting,
+    /// Its first process lives.
+    Running,
+    /// Its processes are being ended.
+    Stopping,
+    /// It is started again when the time has come.
+    Backoff,
+    /// A roll-back was asked for.
+    RollingBack,
+}
+
+impl State {
+    /// As it is called in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Stopped => "stopped",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Stopping => "stopping",
+            State::Backoff => "backoff",
+            State::RollingBack => "rolling-back",
+        }
+    }
+}
+
+/// What follows when all processes are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Stop,
+    Start,
+    /// It ended by itself: the policy says.
+    Decide,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {
+    policy: Policy,
+    state: State,
+    then: Then,
+    pid: Option<u32>,
+    exit: Option<Exit>,
+    deadline: Option<Instant>,
+    started: Option<Instant>,
+    /// The commit in force is this old, or its first start is.
+    fresh: Option<Instant>,
+    starting: Vec<Ticket>,
+    stopping: Vec<Ticket>,
+    backoff: Backoff,
+    restarts: u64,
+    closing: bool,
+}
+
+impl Core {
+    /// Nothing runs.
+    #[must_use]
+    pub fn new(policy: Policy) -> Core {
+        Core {
+            policy,
+            state: State::Stopped,
+            then: Then::Stop,
+            pid: None,
+            exit: None,
+            deadline: None,
+            started: None,
+            fresh: None,
+            starting: Vec::new(),
+            stopping: Vec::new(),
+            backoff: Backoff::new(policy.backoff.0, policy.backoff.1, STABLE),
+            restarts: 0,
+            closing: false,
+        }
+    }
+
+    /// Other rules, from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.backoff = Backoff::new(policy.backoff.0, policy.backoff.1, STABLE);
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Its first process, while that lives.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// How it ended last.
+    #[must_use]
+    pub fn last_exit(&self) -> Option<Exit> {
+        self.exit
+    }
+
+    /// How often it was started again by policy.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// When [`Input::Timer`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether a shutdown is complete.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closing && self.state == State::Stopped
+    }
+
+    /// The one transition function.
+    pub fn handle(&mut self, input: Input, now: Instant, rng: &mut fastrand::Rng) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Run(ticket) => self.run(ticket, &mut out),
+            Input::Restart(ticket) => self.restart(ticket, now, &mut out),
+            Input::Kill(ticket) => self.kill(ticket, now, &mut out),
+            Input::Committed => self.fresh = Some(now),
+            Input::Started(pid) => self.on_started(pid, now, &mut out),
+            Input::StartFailed(status, why) => self.on_start_failed(status, &why, &mut out),
+            Input::Exited(exit) => self.on_exited(exit, now, &mut out),
+            Input::Gone => self.on_gone(now, rng, &mut out),
+            Input::RolledBack(result) => self.on_rolled_back(result, now, rng, &mut out),
+            Input::Timer => self.on_timer(now, &mut out),
+            Input::Shutdown => self.shutdown(now, &mut out),
+        }
+        out
+    }
+
+    fn start(&mut self, out: &mut Vec<Output>) {
+        self.state = State::Starting;
+        self.deadline = None;
+        out.push(Output::Start);
+    }
+
+    fn stop(&mut self, then: Then, now: Instant, out: &mut Vec<Output>) {
+        self.state = State::Stopping;
+        self.then = then;
+        self.deadline = Some(now + self.policy.stop_timeout);
+        out.push(Output::Terminate);
+    }
+
+    fn run(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
+        match self.state {
+            _ if self.closing => out.push(refused(ticket, 503, "sideloadd is stopping")),
+            State::Stopped | State::Backoff => {
+                self.starting.push(ticket);
+                self.start(out);
+            }
+            State::Running => {
+                let pid = self.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                out.push(refused(
+                    ticket,
+                    409,
+                    &format!("the application is running already{pid}; restart or kill it"),
+                ));
+            }
+            State::Starting | State::RollingBack => self.starting.push(ticket),
+            State::Stopping => {
+                self.starting.push(ticket);
+                self.then = Then::Start;
+            }
+        }
+    }
+
+    fn restart(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Output>) {
+        if self.state == State::Running && !self.closing {
+            self.starting.push(ticket);
+            self.stop(Then::Start, now, out);
+        } else {
+            self.run(ticket, out);
+        }
+    }
+
+    fn kill(&mut self, ticket: Ticket, now: Instant, out: &mut Vec<Output>) {
+        match self.state {
+            State::Stopped => {
+                out.push(refused(ticket, 409, "the application is not running: there is nothing to kill"));
+            }
+            State::Backoff => {
+                self.state = State::Stopped;
+                self.deadline = None;
+                out.push(Output::Answer(ticket, Reply::Stopped(self.exit)));
+            }
+            State::Running => {
+                self.stopping.push(ticket);
+                self.stop(Then::Stop, now, out);
+            }
+            // What was about to start is stopped as soon as it has.
+            State::Starting | State::Stopping | State::RollingBack => {
+                self.stopping.push(ticket);
+                self.then = Then::Stop;
+                self.refuse_starts(409, "the application was killed meanwhile", out);
+            }
+        }
+    }
+
+    fn refuse_starts(&mut self, status: u16, why: &str, out: &mut Vec<Output>) {
+        out.extend(self.starting.drain(..).map(|ticket| refused(ticket, status, why)));
+    }
+
+    fn on_started(&mut self, pid: u32, now: Instant, out: &mut Vec<Output>) {
+        self.state = State::Running;
+        self.pid = Some(pid);
+        // Since the first start after a commit its crash window runs.
+        let first = self.fresh.is_some_and(|at| self.started.is_none_or(|before| before <= at));
+        if first {
+            self.fresh = Some(now);
+        }
+        self.started = Some(now);
+        self.backoff.connected(now);
+        out.extend(self.starting.drain(..).map(|ticket| Output::Answer(ticket, Reply::Running(pid))));
+        if self.closing || !self.stopping.is_empty() {
+            self.stop(Then::Stop, now, out);
+        }
+    }
+
+    fn on_start_failed(&mut self, status: u16, why: &str, out: &mut Vec<Output>) {
+        self.state = State::Stopped;
+        out.push(Output::Note(format!("the application can't be started: {why}")));
+        self.refuse_starts(status, why, out);
+        let exit = self.exit;
+        out.extend(self.stopping.drain(..).map(|ticket| Output::Answer(ticket, Reply::Stopped(exit))));
+    }
+
+    fn on_exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Output>) {
+        self.exit = Some(exit);
+        self.pid = None;
+        if self.state == State::Running {
+            out.push(Output::Note(format!("the application ended with {exit}")));
+            self.state = State::Stopping;
+            self.then = Then::Decide;
+            self.deadline = Some(now + KILL_AGAIN);
+            // What its first process leaves behind goes with it.
+            out.push(Output::KillAll);
+        }
+    }
+
+    fn on_gone(&mut self, now: Instant, rng: &mut fastrand::Rng, out: &mut Vec<Output>) {
+        if self.state != State::Stopping || self.pid.is_some() {
+            return;
+        }
+        self.deadline = None;
+        match self.then {
+            Then::Start => self.start(out),
+            Then::Stop => self.stopped(out),
+            Then::Decide if self.crashed_fresh(now) => {
+                self.fresh = None;
+                self.state = State::RollingBack;
+                out.push(Output::Note(
+                    "it crashed right after a sync: going back to the commit before".into(),
+                ));
+                out.push(Output::Rollback);
+            }
+            Then::Decide => self.decide(now, rng, out),
+        }
+    }
+
+    fn stopped(&mut self, out: &mut Vec<Output>) {
+        self.state = State::Stopped;
+        if let (Some(exit), false) = (self.exit, self.stopping.is_empty()) {
+            out.push(Output::Note(format!("the application was stopped: {exit}")));
+        }
+        let exit = self.exit;
+        out.extend(self.stopping.drain(..).map(|ticket| Output::Answer(ticket, Reply::Stopped(exit))));
+        self.refuse_starts(409, "the application was killed meanwhile", out);
+    }
+
+    fn crashed_fresh(&self, now: Instant) -> bool {
+        let crashed = self.exit.is_some_and(|exit| !exit.is_success());
+        let fresh = self.fresh.is_some_and(|at| now.saturating_duration_since(at) < self.policy.crash_window);
+        self.policy.rollback_on_crash && crashed && fresh
+    }
+
+    fn decide(&mut self, now: Instant, rng: &mut fastrand::Rng, out: &mut Vec<Output>) {
+        let again = match self.policy.restart {
+            Restart::Never => false,
+            Restart::OnFailure => self.exit.is_some_and(|exit| !exit.is_success()),
+            Restart::Always => true,
+        };
+        if !again || self.closing {
+            self.stopped(out);
+            return;
+        }
+        let delay = self.backoff.next_delay(now, rng);
+        out.push(Output::Note(format!("it is started again in {:.1} s", delay.as_secs_f32())));
+        self.restarts += 1;
+        self.state = State::Backoff;
+        self.deadline = Some(now + delay);
+    }
+
+    fn on_rolled_back(
+        &mut self,
+        result: Result<u64, String>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        out: &mut Vec<Output>,
+    ) {
+        if self.state != State::RollingBack {
+            return;
+        }
+        let done = match result {
+            Ok(commit) => {
+                out.push(Output::Note(format!("commit {commit} was brought back")));
+                true
+            }
+            Err(why) => {
+                out.push(Output::Note(format!("it can't be rolled back: {why}")));
+                false
+            }
+        };
+        if self.closing || !self.stopping.is_empty() {
+            self.stopped(out);
+        } else if done {
+            self.start(out);
+        } else {
+            self.decide(now, rng, out);
+        }
+    }
+
+    fn on_timer(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if self.deadline.is_none_or(|at| now < at) {
+            return;
+        }
+        match self.state {
+            State::Backoff => self.start(out),
+            State::Stopping => {
+                out.push(Output::KillAll);
+                self.deadline = Some(now + KILL_AGAIN);
+            }
+            _ => self.deadline = None,
+        }
+    }
+
+    fn shutdown(&mut self, now: Instant, out: &mut Vec<Output>) {
+        self.closing = true;
+        self.refuse_starts(503, "sideloadd is stopping", out);
+        match self.state {
+            State::Running => self.stop(Then::Stop, now, out),
+            State::Stopping => self.then = Then::Stop,
+            State::Backoff => {
+                self.state = State::Stopped;
+                self.deadline = None;
+            }
+            State::Stopped | State::Starting | State::RollingBack => {}
+        }
+    }
+}
+
+fn refused(ticket: Ticket, status: u16, why: &str) -> Output {
+    Output::Answer(ticket, Reply::Refused(status, why.to_owned()))
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

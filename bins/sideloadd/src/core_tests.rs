@@ -1,0 +1,202 @@
+//! The state machine alone, then under random orders and outcomes.
+
+use super::*;
+
+const S: Duration = Duration::from_secs(1);
+
+fn policy(restart: Restart, rollback_on_crash: bool) -> Policy {
+    Policy { restart, backoff: (S / 2, 30 * S), stop_timeout: 5 * S, crash_window: 10 * S, rollback_on_crash }
+}
+
+struct Rig {
+    core: Core,
+    now: Instant,
+    rng: fastrand::Rng,
+}
+
+impl Rig {
+    fn new(restart: Restart, rollback: bool) -> Rig {
+        let core = Core::new(policy(restart, rollback));
+        Rig { core, now: Instant::now(), rng: fastrand::Rng::with_seed(1) }
+    }
+
+    fn tell(&mut self, input: Input) -> Vec<Output> {
+        let out = self.core.handle(input, self.now, &mut self.rng);
+        out.into_iter().filter(|o| !matches!(o, Output::Note(_))).collect()
+    }
+
+    fn running(restart: Restart, rollback: bool) -> Rig {
+        let mut rig = Rig::new(restart, rollback);
+        assert_eq!(rig.tell(Input::Run(Ticket(1))), [Output::Start]);
+        assert_eq!(rig.tell(Input::Started(7)), [Output::Answer(Ticket(1), Reply::Running(7))]);
+        rig
+    }
+}
+
+#[test]
+fn a_stop_is_term_then_kill_and_a_start_waits_for_the_last_process() {
+    let mut rig = Rig::running(Restart::Never, false);
+    assert_eq!(rig.tell(Input::Restart(Ticket(2))), [Output::Terminate]);
+    assert_eq!(rig.core.deadline(), Some(rig.now + 5 * S));
+    assert_eq!(rig.tell(Input::Exited(Exit::Signal(15))), []);
+    assert_eq!(rig.tell(Input::Timer), []);
+    rig.now += 5 * S;
+    assert_eq!(rig.tell(Input::Timer), [Output::KillAll]);
+    rig.now += S;
+    assert_eq!(rig.tell(Input::Timer), [Output::KillAll]);
+    assert_eq!(rig.tell(Input::Gone), [Output::Start]);
+    assert_eq!(rig.tell(Input::Started(8)), [Output::Answer(Ticket(2), Reply::Running(8))]);
+}
+
+#[test]
+fn mistakes_are_answered_as_such() {
+    let mut rig = Rig::running(Restart::Never, false);
+    let refused = |out: Vec<Output>, word: &str| match &out[..] {
+        [Output::Answer(_, Reply::Refused(_, why))] => assert!(why.contains(word), "{why}"),
+        other => panic!("{other:?}"),
+    };
+    refused(rig.tell(Input::Run(Ticket(2))), "running already");
+    assert_eq!(rig.tell(Input::Kill(Ticket(3))), [Output::Terminate]);
+    rig.tell(Input::Exited(Exit::Code(3)));
+    assert_eq!(rig.tell(Input::Gone), [Output::Answer(Ticket(3), Reply::Stopped(Some(Exit::Code(3))))]);
+    refused(rig.tell(Input::Kill(Ticket(4))), "not running");
+    assert_eq!(rig.tell(Input::Run(Ticket(5))), [Output::Start]);
+    refused(rig.tell(Input::StartFailed(404, "no entry point".into())), "no entry point");
+    assert_eq!(rig.core.state(), State::Stopped);
+}
+
+#[test]
+fn it_is_started_again_as_the_policy_says() {
+    for (restart, exit, again) in [
+        (Restart::Never, Exit::Code(1), false),
+        (Restart::OnFailure, Exit::Code(0), false),
+        (Restart::OnFailure, Exit::Code(1), true),
+        (Restart::OnFailure, Exit::Signal(11), true),
+        (Restart::Always, Exit::Code(0), true),
+    ] {
+        let mut rig = Rig::running(restart, false);
+        assert_eq!(rig.tell(Input::Exited(exit)), [Output::KillAll]);
+        assert_eq!(rig.tell(Input::Gone), []);
+        assert_eq!(
+            rig.core.state(),
+            if again { State::Backoff } else { State::Stopped },
+            "{restart:?} {exit}"
+        );
+        if again {
+            rig.now += 31 * S;
+            assert_eq!(rig.tell(Input::Timer), [Output::Start]);
+            assert_eq!(rig.core.restarts(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_crash_after_a_sync_rolls_back_once() {
+    let mut rig = Rig::running(Restart::OnFailure, true);
+    rig.tell(Input::Committed);
+    rig.now += 60 * S;
+    // Restarted a minute later: the window begins with that start.
+    assert_eq!(rig.tell(Input::Restart(Ticket(2))), [Output::Terminate]);
+    rig.tell(Input::Exited(Exit::Signal(15)));
+    rig.tell(Input::Gone);
+    rig.tell(Input::Started(8));
+    rig.now += 9 * S;
+    rig.tell(Input::Exited(Exit::Code(1)));
+    assert_eq!(rig.tell(Input::Gone), [Output::Rollback]);
+    assert_eq!(rig.tell(Input::RolledBack(Ok(1))), [Output::Start]);
+    rig.tell(Input::Started(9));
+    rig.tell(Input::Exited(Exit::Code(1)));
+    assert_eq!(rig.tell(Input::Gone), [], "the second crash is not the sync's");
+    assert_eq!(rig.core.state(), State::Backoff);
+    // One that can't be rolled back is a crash like any other.
+    let mut rig = Rig::running(Restart::Never, true);
+    rig.tell(Input::Committed);
+    rig.tell(Input::Exited(Exit::Code(1)));
+    assert_eq!(rig.tell(Input::Gone), [Output::Rollback]);
+    assert_eq!(rig.tell(Input::RolledBack(Err("none".into()))), []);
+    assert_eq!(rig.core.state(), State::Stopped);
+}
+
+/// Any order of requests, deaths and outcomes: no start while something lives, each ticket answered once.
+#[test]
+fn no_two_applications_and_no_forgotten_ticket() {
+    let seed =
+        std::env::var("EDGE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("EDGE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..3000 {
+        simulate(&mut rng);
+    }
+}
+
+fn simulate(rng: &mut fastrand::Rng) {
+    let restart = *rng.choice(&[Restart::Never, Restart::OnFailure, Restart::Always]).unwrap();
+    let mut core = Core::new(policy(restart, rng.bool()));
+    let mut now = Instant::now();
+    let (mut waiting, mut next) = (std::collections::BTreeSet::new(), 0);
+    // The world: does the first process live, do others, what was asked for.
+    let (mut main, mut others, mut start, mut rollback, mut killed) = (false, 0u8, false, false, false);
+    let steps = rng.usize(5..60);
+    for step in 0..steps + 200 {
+        let closing = step >= steps;
+        let input = if step == steps {
+            Input::Shutdown
+        } else {
+            match rng.u8(..10) {
+                kind @ 0..3 if !closing => {
+                    next += 1;
+                    waiting.insert(Ticket(next));
+                    [Input::Run, Input::Restart, Input::Kill][usize::from(kind)](Ticket(next))
+                }
+                3 if !closing => Input::Committed,
+                4 if start => {
+                    start = false;
+                    if rng.u8(..5) == 0 {
+                        Input::StartFailed(404, "none".into())
+                    } else {
+                        (main, others, killed) = (true, rng.u8(..3), false);
+                        Input::Started(9)
+                    }
+                }
+                5 if main && (killed || rng.u8(..3) == 0) => {
+                    main = false;
+                    Input::Exited(*rng.choice(&[Exit::Code(0), Exit::Code(1), Exit::Signal(9)]).unwrap())
+                }
+                6 if !main && others > 0 && killed => {
+                    others -= 1;
+                    if others > 0 { continue } else { Input::Gone }
+                }
+                7 if rollback => {
+                    rollback = false;
+                    Input::RolledBack(if rng.bool() { Ok(1) } else { Err("none".into()) })
+                }
+                8 => {
+                    now += Duration::from_millis(rng.u64(..8000));
+                    Input::Timer
+                }
+                9 if !main && others == 0 => Input::Gone,
+                _ => continue,
+            }
+        };
+        for output in core.handle(input, now, rng) {
+            match output {
+                Output::Start => {
+                    assert!(!main && others == 0 && !start, "a start while something lives");
+                    start = true;
+                }
+                Output::KillAll | Output::Terminate => killed = true,
+                Output::Rollback => rollback = true,
+                Output::Answer(ticket, _) => {
+                    assert!(waiting.remove(&ticket), "{ticket:?} was answered twice")
+                }
+                Output::Note(_) => {}
+            }
+        }
+        if closing && core.is_closed() {
+            break;
+        }
+    }
+    if core.is_closed() {
+        assert!(waiting.is_empty(), "{waiting:?} were never answered");
+    }
+}
