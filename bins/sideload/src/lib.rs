@@ -7,5 +7,8 @@ pub mod commands;
 pub mod config;
 pub mod dev;
 pub mod output;
+pub mod progress;
 pub mod scan;
+#[cfg(test)]
+mod scratch;
 pub mod sync;
