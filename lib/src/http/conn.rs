@@ -301,6 +301,11 @@ impl Conn {
             && self.sent == self.output.len()
     }
 
+    /// Whether an answer of known length waits for [`Conn::send_bytes`].
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Sized { .. })
+    }
+
     /// Whether the peer has said that it sends nothing more.
     pub fn has_ended(&self) -> bool {
         self.ended

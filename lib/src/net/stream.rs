@@ -214,6 +214,68 @@ impl Stream {
         }
     }
 
+    /// Writes from the start of `bytes` what the socket takes, for a protocol with a buffer of its own; how many are
+    /// done with. What TLS has taken may wait in it still: see [`Stream::settle`].
+    ///
+    /// # Errors
+    /// A reset or broken TLS.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
+        let mut taken = 0;
+        if self.tls.is_some() {
+            while self.write_records()? && taken < bytes.len() {
+                let Some(tls) = self.tls.as_mut() else { break };
+                match tls.writer().write(&bytes[taken..])? {
+                    0 => break,
+                    n => taken += n,
+                }
+            }
+            return Ok(taken);
+        }
+        while self.writable && taken < bytes.len() {
+            match self.socket.write(&bytes[taken..]) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+                Ok(n) => taken += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Sends what TLS still holds. `true`: nothing waits.
+    ///
+    /// # Errors
+    /// A reset.
+    pub fn settle(&mut self) -> Result<bool, Error> {
+        self.write_records()
+    }
+
+    /// Throws away what has arrived, after [`Stream::close`] or broken TLS: closing a socket with unread bytes would
+    /// take the last words (an alert) from the peer. `true`: the peer is done as well.
+    pub fn discard(&mut self) -> bool {
+        let mut waste = [0; 4096];
+        let _ = self.write_records();
+        while self.readable {
+            match self.socket.read(&mut waste) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    /// SHA-256 (hex) of the certificate that the peer has shown; `None` without TLS, before the end of the handshake,
+    /// or when it showed none.
+    #[must_use]
+    pub fn peer_sha256(&self) -> Option<String> {
+        let chain = self.tls.as_ref()?.peer_certificates()?;
+        chain.first().map(|certificate| crate::text::sha256_hex(certificate))
+    }
+
     /// `true`: TLS has nothing left to write (always so without TLS).
     fn write_records(&mut self) -> Result<bool, Error> {
         let Some(tls) = self.tls.as_mut() else { return Ok(true) };

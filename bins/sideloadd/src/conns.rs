@@ -1,0 +1,493 @@
+//! The clients' connections: accept, mutual TLS, HTTP; deadlines, caps and fairness. What requests mean is the
+//! [`Service`]'s.
+//!
+//! Owns: the listening sockets, every connection, and one read buffer that all share.
+//! Invariants: no byte of HTTP is looked at before the client's certificate was accepted; a connection is not read while
+//! its window is full, so that what one client costs is bounded whatever it sends; at the cap a newcomer takes the place
+//! of whoever does nothing (a handshake under way, an idle connection) at the address with the most connections, so that
+//! a full house of silent peers keeps nobody out. Never: blocks, reads a request.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use edge::http::{self, Conn, ConnEvent};
+use edge::log::Throttle;
+use edge::net::{self, InBuf, ReadOutcome, Stream, Tokens};
+use edge::tls::{self, ServerTls};
+use mio::event::Event;
+use mio::net::TcpListener;
+use mio::{Interest, Registry, Token};
+
+use crate::routes::Refusal;
+
+/// Bytes read from a connection at once.
+const READ: usize = 64 << 10;
+/// Turns of one connection before others get theirs.
+const BUDGET: usize = 8;
+/// Connections accepted before others get their turn.
+const ACCEPTS: usize = 64;
+/// How long a connection that we ended may take to hear of it.
+const CLOSING: Duration = Duration::from_secs(1);
+/// How long nothing is accepted after the system had no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// A peer's failed handshakes are logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(60);
+/// Peers that are remembered for that.
+const LOGGED_MAX: usize = 256;
+/// The first listener's token; few follow.
+pub const FIRST_LISTENER: Token = Token(16);
+const LISTENERS_MAX: usize = 32;
+
+/// The bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Of them from one address.
+    pub per_peer_max: usize,
+    /// Longest handshake.
+    pub handshake: Duration,
+    /// Bytes and times of HTTP.
+    pub http: http::Limits,
+    /// Bytes of a body that wait for the disk; no more is read then.
+    pub window: usize,
+}
+
+/// Pieces of a body that wait for the disk; no more is read then, however small they are.
+pub const PIECES_MAX: usize = 64;
+
+/// What requests mean.
+pub trait Service {
+    /// What it keeps with a connection.
+    type State: Default;
+    /// Something arrived.
+    fn event(&mut self, client: &mut Client<Self::State>, event: ConnEvent, now: Instant);
+    /// There may be room for more of a long answer.
+    fn feed(&mut self, client: &mut Client<Self::State>, now: Instant);
+    /// The connection is gone.
+    fn gone(&mut self, client: &Client<Self::State>);
+}
+
+/// A connection, as the service sees it.
+#[derive(Debug)]
+pub struct Client<T> {
+    /// Its name.
+    pub token: Token,
+    /// Who it is.
+    pub peer: IpAddr,
+    /// Requests and answers.
+    pub http: Conn,
+    /// Bytes that wait for the disk.
+    pub waiting: usize,
+    /// Pieces that wait for the disk.
+    pub pieces: usize,
+    /// The service's.
+    pub state: T,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// TLS until then at most.
+    Handshake(Instant),
+    /// HTTP.
+    Open,
+    /// Ended from here; what still comes is thrown away, until then at most.
+    Closing(Instant),
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    stream: Stream,
+    stage: Stage,
+    client: Client<T>,
+    /// SHA-256 of the client's certificate.
+    certificate: Option<String>,
+    /// The writing side is shut.
+    shut: bool,
+    /// Since when it waits for a request.
+    used: Instant,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub struct Conns<S: Service> {
+    listeners: Vec<TcpListener>,
+    tls: ServerTls,
+    caps: Caps,
+    slots: BTreeMap<Token, Slot<S::State>>,
+    /// Those with more to do.
+    again: BTreeSet<Token>,
+    accept_at: Option<Instant>,
+    scratch: InBuf,
+    logged: HashMap<IpAddr, Throttle>,
+    full: Throttle,
+}
+
+enum Turn {
+    Waits,
+    More,
+    Over,
+}
+
+impl<S: Service> Conns<S> {
+    /// Serves `listeners`.
+    ///
+    /// # Errors
+    /// The poll takes no more.
+    pub fn new(
+        listeners: Vec<std::net::TcpListener>,
+        tls: ServerTls,
+        caps: Caps,
+        registry: &Registry,
+    ) -> io::Result<Self> {
+        let mut listeners: Vec<_> =
+            listeners.into_iter().take(LISTENERS_MAX).map(TcpListener::from_std).collect();
+        for (n, listener) in listeners.iter_mut().enumerate() {
+            registry.register(listener, Token(FIRST_LISTENER.0 + n), Interest::READABLE)?;
+        }
+        Ok(Conns {
+            listeners,
+            tls,
+            caps,
+            slots: BTreeMap::new(),
+            again: BTreeSet::new(),
+            accept_at: None,
+            scratch: InBuf::default(),
+            logged: HashMap::new(),
+            full: Throttle::new(LOG_EVERY),
+        })
+    }
+
+    /// New keys, pins and bounds; who is not pinned any more is thrown out.
+    pub fn reload(&mut self, tls: ServerTls, caps: Caps, pinned: &dyn Fn(&str) -> bool, service: &mut S) {
+        self.tls = tls;
+        self.caps = caps;
+        let out = |slot: &Slot<_>| slot.certificate.as_deref().is_none_or(|sum| !pinned(sum));
+        let gone: Vec<Token> = self.slots.iter().filter(|(_, slot)| out(slot)).map(|(t, _)| *t).collect();
+        for token in gone {
+            self.forget(token, service);
+        }
+    }
+
+    /// Whether an event with this token is for [`Conns::ready`].
+    pub fn owns(&self, token: Token) -> bool {
+        self.listener(token).is_some() || self.slots.contains_key(&token)
+    }
+
+    fn listener(&self, token: Token) -> Option<usize> {
+        token.0.checked_sub(FIRST_LISTENER.0).filter(|n| *n < self.listeners.len())
+    }
+
+    /// Connections there are.
+    pub fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// When [`Conns::timer`] is to be called.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        if !self.again.is_empty() {
+            return Some(now);
+        }
+        self.slots.values().filter_map(|slot| slot.deadline(&self.caps)).chain(self.accept_at).min()
+    }
+
+    /// The connection, if it is still there. Call [`Conns::pump`] after an answer.
+    pub fn client(&mut self, token: Token) -> Option<&mut Client<S::State>> {
+        self.slots.get_mut(&token).map(|slot| &mut slot.client)
+    }
+
+    /// The names of all connections.
+    pub fn tokens(&self) -> Vec<Token> {
+        self.slots.keys().copied().collect()
+    }
+
+    /// A listener or a connection is ready.
+    pub fn ready(&mut self, event: &Event, registry: &Registry, service: &mut S, now: Instant) {
+        if self.listener(event.token()).is_some() {
+            self.accept(registry, service, now);
+        } else if let Some(slot) = self.slots.get_mut(&event.token()) {
+            slot.stream.ready(event);
+            self.pump(event.token(), service, now);
+        }
+    }
+
+    /// Time has passed, or there was more to do than one turn allows.
+    pub fn timer(&mut self, registry: &Registry, service: &mut S, now: Instant) {
+        for token in std::mem::take(&mut self.again) {
+            self.pump(token, service, now);
+        }
+        let due = |slot: &Slot<_>| slot.deadline(&self.caps).is_some_and(|at| at <= now);
+        let late: Vec<Token> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(t, _)| *t).collect();
+        for token in late {
+            self.expire(token, service, now);
+        }
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(registry, service, now);
+        }
+    }
+
+    fn expire(&mut self, token: Token, service: &mut S, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&token) else { return };
+        match slot.stage {
+            Stage::Handshake(_) => {
+                let peer = slot.client.peer;
+                self.say(peer, "no TLS handshake in time", now);
+                self.forget(token, service);
+            }
+            Stage::Closing(_) => self.forget(token, service),
+            Stage::Open => {
+                let _ = slot.client.http.expire(now);
+                self.pump(token, service, now);
+            }
+        }
+    }
+
+    /// Moves a connection on: what arrived is understood, what can be sent is sent.
+    pub fn pump(&mut self, token: Token, service: &mut S, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&token) else { return };
+        match slot.pump(&mut self.scratch, self.caps.window, service, now) {
+            Ok(Turn::Waits) => {}
+            Ok(Turn::More) => {
+                self.again.insert(token);
+            }
+            Ok(Turn::Over) => self.forget(token, service),
+            Err(error) => {
+                self.scratch.clear();
+                let peer = slot.client.peer;
+                match error {
+                    net::Error::Tls(error) if matches!(slot.stage, Stage::Handshake(_)) => {
+                        // The alert is on its way; the peer is to read it before the socket is gone.
+                        slot.stage = Stage::Closing(now + CLOSING);
+                        slot.stream.close();
+                        self.say(peer, &tls::explain(&error, "client"), now);
+                        self.pump(token, service, now);
+                    }
+                    error => {
+                        log::debug!("client {peer}: {error}");
+                        self.forget(token, service);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why somebody got no connection, once a minute each.
+    fn say(&mut self, peer: IpAddr, why: &str, now: Instant) {
+        if self.logged.len() >= LOGGED_MAX && !self.logged.contains_key(&peer) {
+            self.logged.clear();
+        }
+        let throttle = self.logged.entry(peer).or_insert_with(|| Throttle::new(LOG_EVERY));
+        match throttle.event(now) {
+            Some(0) => log::warn!("client {peer} is refused: {why}"),
+            Some(held) => {
+                log::warn!("client {peer} is refused: {why} (and {held} times more since the last line)")
+            }
+            None => {}
+        }
+    }
+
+    fn forget(&mut self, token: Token, service: &mut S) {
+        if let Some(slot) = self.slots.remove(&token) {
+            self.again.remove(&token);
+            service.gone(&slot.client);
+            // Dropping the socket takes it out of the poll; a place is free.
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry, service: &mut S, now: Instant) {
+        self.accept_at = None;
+        for n in 0..self.listeners.len() {
+            for turn in 0.. {
+                if turn == ACCEPTS {
+                    self.accept_at = Some(now);
+                    break;
+                }
+                match self.listeners[n].accept() {
+                    Ok((socket, address)) => {
+                        self.welcome(socket, address.ip().to_canonical(), registry, service, now)
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                        ) => {}
+                    Err(error) => {
+                        log::error!("can't accept clients: {error}");
+                        self.accept_at = Some(now + ACCEPT_PAUSE);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        mut socket: mio::net::TcpStream,
+        peer: IpAddr,
+        registry: &Registry,
+        service: &mut S,
+        now: Instant,
+    ) {
+        if !self.make_place(peer, service) {
+            if let Some(held) = self.full.event(now) {
+                log::warn!(
+                    "client {peer} is turned away: all connections are at work ({held} more since the last line)"
+                );
+            }
+            return;
+        }
+        let token = Tokens::next();
+        let tuned = net::tune(&socket)
+            .and_then(|()| registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE));
+        if let Err(error) = tuned {
+            log::debug!("client {peer}: {error}");
+            return;
+        }
+        let stream = match Stream::tls_server(socket, &self.tls) {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::error!("client {peer}: {error}");
+                return;
+            }
+        };
+        let http = Conn::new(self.caps.http, now)
+            .with_refusals(|reject| Refusal::new(reject.status, reject.why).response());
+        let client = Client { token, peer, http, waiting: 0, pieces: 0, state: S::State::default() };
+        let stage = Stage::Handshake(now + self.caps.handshake);
+        let slot = Slot { stream, stage, client, certificate: None, shut: false, used: now };
+        self.slots.insert(token, slot);
+        self.pump(token, service, now);
+    }
+
+    /// Room for one more from `peer`, if need be by ending a connection that does nothing.
+    fn make_place(&mut self, peer: IpAddr, service: &mut S) -> bool {
+        let mut by_peer: HashMap<IpAddr, usize> = HashMap::new();
+        for slot in self.slots.values() {
+            *by_peer.entry(slot.client.peer).or_default() += 1;
+        }
+        let from = if by_peer.get(&peer).is_some_and(|n| *n >= self.caps.per_peer_max) {
+            vec![peer]
+        } else if self.slots.len() >= self.caps.connections_max {
+            let mut peers: Vec<_> = by_peer.into_iter().collect();
+            peers.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+            peers.into_iter().map(|(peer, _)| peer).collect()
+        } else {
+            return true;
+        };
+        let victim = from.into_iter().find_map(|peer| {
+            let theirs = self.slots.values().filter(|slot| slot.client.peer == peer);
+            theirs
+                .filter_map(|slot| slot.worth().map(|worth| (worth, slot.client.token)))
+                .min()
+                .map(|(_, t)| t)
+        });
+        if let Some(token) = victim {
+            self.forget(token, service);
+        }
+        victim.is_some()
+    }
+}
+
+impl<T: Default> Slot<T> {
+    /// What may be ended for a newcomer, the least worth first: closing, oldest handshake, longest idle.
+    fn worth(&self) -> Option<(u8, Instant)> {
+        match self.stage {
+            Stage::Closing(until) => Some((0, until)),
+            Stage::Handshake(until) => Some((1, until)),
+            Stage::Open => self.client.http.is_idle().then_some((2, self.used)),
+        }
+    }
+
+    fn may_read(&self, window: usize) -> bool {
+        self.client.waiting < window && self.client.pieces < PIECES_MAX
+    }
+
+    fn deadline(&self, caps: &Caps) -> Option<Instant> {
+        match self.stage {
+            Stage::Handshake(until) | Stage::Closing(until) => Some(until),
+            // While the disk is behind, the client can't be blamed for silence.
+            Stage::Open => self.client.http.deadline().filter(|_| self.may_read(caps.window)),
+        }
+    }
+
+    fn pump<S: Service<State = T>>(
+        &mut self,
+        scratch: &mut InBuf,
+        window: usize,
+        service: &mut S,
+        now: Instant,
+    ) -> Result<Turn, net::Error> {
+        for _ in 0..BUDGET {
+            if matches!(self.stage, Stage::Closing(_)) {
+                return Ok(if self.stream.discard() { Turn::Over } else { Turn::Waits });
+            }
+            let mut moved = self.understand(service, now);
+            let io = self.client.http.io();
+            if io.close {
+                if !self.stream.settle()? {
+                    return Ok(Turn::Waits);
+                }
+                self.stream.close();
+                self.stage = Stage::Closing(now + CLOSING);
+                continue;
+            }
+            if io.write {
+                let n = self.stream.write(self.client.http.output())?;
+                self.client.http.wrote(n, now);
+                moved |= n > 0;
+            } else {
+                let settled = self.stream.settle()?;
+                if io.shutdown && settled && !self.shut {
+                    self.stream.close();
+                    self.shut = true;
+                }
+            }
+            if io.read && self.may_read(window) {
+                moved |= self.read(scratch, now)?;
+            }
+            if !moved {
+                return Ok(Turn::Waits);
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    /// What was read becomes events, and a long answer is filled up.
+    fn understand<S: Service<State = T>>(&mut self, service: &mut S, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(event) = self.client.http.next(now) {
+            moved = true;
+            self.used = now;
+            service.event(&mut self.client, event, now);
+        }
+        let before = self.client.http.unsent();
+        service.feed(&mut self.client, now);
+        moved || self.client.http.unsent() != before
+    }
+
+    fn read(&mut self, scratch: &mut InBuf, now: Instant) -> Result<bool, net::Error> {
+        let outcome = self.stream.read(scratch, READ)?;
+        if matches!(self.stage, Stage::Handshake(_)) && !self.stream.is_handshaking() {
+            self.stage = Stage::Open;
+            self.certificate = self.stream.peer_sha256();
+            log::debug!(
+                "client {}: certificate {}",
+                self.client.peer,
+                self.certificate.as_deref().unwrap_or("none")
+            );
+        }
+        let got = scratch.len();
+        if self.stage == Stage::Open {
+            self.client.http.received(scratch.bytes(), now);
+        }
+        scratch.clear();
+        if outcome == ReadOutcome::Eof {
+            self.client.http.eof();
+        }
+        Ok(got > 0 || outcome != ReadOutcome::Drained)
+    }
+}
