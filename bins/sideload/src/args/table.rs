@@ -144,7 +144,7 @@ impl Entry {
 /// The command of that name.
 pub(super) fn find(name: &str) -> Result<&'static Entry, Failure> {
     COMMANDS.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let near = COMMANDS.iter().find(|e| e.name.starts_with(name) || name.starts_with(e.name));
+        let near = COMMANDS.iter().find(|e| resembles(e.name, name));
         let failure = Failure::usage(format!("there is no command {name:?}"));
         match near {
             Some(entry) if !name.is_empty() => {
@@ -153,6 +153,16 @@ pub(super) fn find(name: &str) -> Result<&'static Entry, Failure> {
             _ => failure,
         }
     })
+}
+
+/// Whether `given` was meant to be `name`: its beginning, more than it, or its letters in another order.
+fn resembles(name: &str, given: &str) -> bool {
+    let letters = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    name.starts_with(given) || given.starts_with(name) || letters(name) == letters(given)
 }
 
 /// What `--help` prints.

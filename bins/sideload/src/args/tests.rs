@@ -96,6 +96,7 @@ fn what_is_wrong_is_said() {
         let found = wrong(line);
         assert!(found.starts_with(said), "{line}: {found}");
     }
+    assert!(parse(vec!["snyc".into()]).unwrap_err().fix.unwrap().contains("sideload sync"));
     assert!(parse(vec!["lo".into()]).unwrap_err().fix.unwrap().contains("sideload logs"));
 }
 

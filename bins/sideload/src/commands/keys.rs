@@ -60,7 +60,7 @@ pub fn run(settings: &Settings, wanted: &Wanted<'_>) -> Result<Reply, Failure> {
     }
     let expires = now + std::time::Duration::from_secs(u64::from(wanted.expiry_days) * 86_400);
     let expires = moment(u64::try_from(expires.unix_timestamp()).unwrap_or(0) * 1000);
-    let mut text = format!("made {}, valid until {expires}:\n", dir.display());
+    let mut text = format!("made in {}, valid until {expires}:\n", dir.display());
     for (name, use_) in [
         (SERVER_CERT, "both ends"),
         (SERVER_KEY, "the device only: you may delete it here once it is there"),
@@ -132,7 +132,7 @@ pub fn commands(dir: &Path, device: &str) -> Vec<String> {
         ),
         format!(
             "ssh -t {device} 'sudo install -D -g edge-sideloadd -m 0640 -t {DEVICE_FOLDER} .sideload-keys/*.pem \
-             && rm -r .sideload-keys && sudo systemctl restart sideloadd'"
+             && rm -r .sideload-keys && sudo systemctl reload-or-restart sideloadd'"
         ),
     ]
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::text;
+use super::{ask, number, text};
 use crate::client::{Client, Error, Request};
 use crate::config::Settings;
 use crate::output::{self, Failure, Reply, visible};
@@ -24,7 +24,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 enum Since {
     /// A position "E.N" of the device.
     Position(String),
-    /// Lines of the last so many seconds, by this host's clock and the device's.
+    /// Lines of the last so many seconds, by the device's clock.
     Seconds(u64),
 }
 
@@ -44,7 +44,10 @@ pub fn run(
             _ => None,
         },
         not_before: match since {
-            Some(Since::Seconds(ago)) => Some(timestamp(edge::clock::unix_ms().saturating_sub(ago * 1000))),
+            Some(Since::Seconds(ago)) => {
+                let device_ms = number(&ask(settings, "GET", "/status")?, "now_ms");
+                Some(timestamp(device_ms.saturating_sub(ago * 1000)))
+            }
             _ => None,
         },
         tail,
@@ -98,8 +101,10 @@ impl Shown {
     /// Takes one line of the stream; the text to print, if any.
     fn take(&mut self, raw: &str) -> Option<String> {
         let entry: Value = serde_json::from_str(raw).unwrap_or_else(|_| serde_json::json!({ "line": raw }));
-        if let Some(position) = entry.get("seq").or(entry.get("next")).and_then(Value::as_str) {
+        if let Some(position) = entry.get("seq").and_then(Value::as_str) {
             self.position = Some(position.to_owned());
+        } else if let Some(next) = entry.get("next").and_then(Value::as_str) {
+            self.position = before(next);
         }
         let time = text(&entry, "time");
         // Both are ISO times in UTC: as texts they compare as the moments do.
@@ -131,14 +136,22 @@ fn is_worth_waiting(error: &Error) -> bool {
     error.is_lost_connection() || matches!(error, Error::Connect { .. } | Error::Resolve { .. })
 }
 
+/// The position just before `next`, for the device gives what comes after the position it is asked for.
+fn before(next: &str) -> Option<String> {
+    let (epoch, number) = next.split_once('.')?;
+    let number: u64 = number.parse().ok()?;
+    Some(format!("{epoch}.{}", number.saturating_sub(1)))
+}
+
 /// One entry of the log as people read it: `14:46:57.123 | text`, with `!` for stderr and `*` for what the daemon did.
 #[must_use]
 pub fn line(entry: &Value) -> String {
-    if let Some(gap) = entry.get("gap").and_then(Value::as_u64) {
-        return format!(
-            "             ~ {} lost: the device keeps only the newest",
-            output::count(gap, "line")
-        );
+    if let Some(gap) = entry.get("gap") {
+        let what = match gap.as_u64() {
+            Some(lost) => format!("{} lost: the device keeps only the newest", output::count(lost, "line")),
+            None => "sideloadd was started anew; lines from before may be lost".to_owned(),
+        };
+        return format!("{:13}~ {what}", "");
     }
     let time = text(entry, "time");
     let clock = time.split_once('T').map_or(time, |(_, clock)| clock).trim_end_matches('Z');
@@ -193,7 +206,8 @@ mod tests {
         assert_eq!(line(&entry), "14:46:57.123 | hi");
         let entry = json!({ "time": "2026-11-24T14:46:57.1Z", "stream": "stderr", "line": "\u{1b}[2J", "partial": true });
         assert_eq!(line(&entry), "14:46:57.1   ! \u{fffd}[2J \\");
-        assert!(line(&json!({ "gap": 3, "next": "1.9" })).contains("3 lines lost"));
+        assert!(line(&json!({ "gap": 3, "next": "1.9" })).contains("~ 3 lines lost"));
+        assert!(line(&json!({ "gap": null, "next": "1.9" })).contains("~ sideloadd was started anew"));
         assert_eq!(line(&json!({})), "             | ");
     }
 
@@ -207,7 +221,7 @@ mod tests {
             .unwrap();
         assert_eq!(shown.path(true), "/application/logs?follow=1&since=77.4");
         shown.take(r#"{"gap":3,"next":"77.9"}"#).unwrap();
-        assert_eq!(shown.path(false), "/application/logs?since=77.9");
+        assert_eq!(shown.path(false), "/application/logs?since=77.8");
         shown.not_before = Some(timestamp(1_795_531_617_000));
         assert_eq!(shown.take(r#"{"seq":"77.10","time":"2026-11-24T14:46:56.999Z","line":"x"}"#), None);
         assert!(shown.take(r#"{"seq":"77.11","time":"2026-11-24T14:46:57.000Z","line":"x"}"#).is_some());
