@@ -8,6 +8,9 @@ use std::{io, path::PathBuf};
 use rustls::{AlertDescription, CertificateError};
 use serde_json::Value;
 
+/// The step between two requests, at which nothing is under way.
+pub(super) const IDLE: &str = "between two requests";
+
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -133,6 +136,12 @@ impl Error {
             Error::Refused { status: 408 | 429 | 500.., .. } => 75,
             Error::Refused { .. } => 1,
         }
+    }
+
+    /// Whether the request may have reached the device, and what became of it is not known.
+    #[must_use]
+    pub fn leaves_open(&self) -> bool {
+        self.is_lost_connection() && !matches!(self, Error::Closed { during: IDLE, .. })
     }
 
     /// Whether a new connection may help: this one ended or went silent.

@@ -207,7 +207,7 @@ impl Client {
     /// # Errors
     /// All but [`Error::Refused`]: see [`Answer::ok`].
     pub fn request(&mut self, mut request: Request<'_>) -> Result<Answer<'_>, Error> {
-        let reused = self.ready()?;
+        let reused = self.ready(request.continues)?;
         let head = match self.exchange(&mut request) {
             Err(Error::Closed { .. }) if reused && request.is_repeatable() => {
                 log::debug!("the connection was stale: {} {} once more", request.method, request.path);
@@ -230,8 +230,8 @@ impl Client {
         Ok(Lines::new(self, silence_max))
     }
 
-    /// An open connection that awaits a request; whether it served one before.
-    fn ready(&mut self) -> Result<bool, Error> {
+    /// An open connection that awaits a request; whether it served one before, which it must have if `continues`.
+    fn ready(&mut self, continues: bool) -> Result<bool, Error> {
         let free = self.body == Framing::Done && !self.last;
         if free && let Some(transport) = &mut self.transport {
             match transport.is_fresh() {
@@ -242,6 +242,9 @@ impl Client {
                 }
                 Ok(false) | Err(_) => {}
             }
+        }
+        if continues {
+            return Err(self.lost(Fault::Closed(None), error::IDLE));
         }
         self.reconnect()?;
         Ok(false)

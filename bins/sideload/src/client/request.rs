@@ -46,6 +46,8 @@ pub struct Request<'a> {
     /// Whether it may be sent again when a kept-alive connection turns out to be closed after it was sent: `GET`,
     /// `HEAD`, `PUT` and `DELETE` unless set. A streamed body can't.
     pub repeatable: bool,
+    /// It has a meaning on the present connection only: never sent on a new one.
+    pub continues: bool,
 }
 
 impl<'a> Request<'a> {
@@ -59,6 +61,7 @@ impl<'a> Request<'a> {
             body: Body::None,
             silence_max: SILENCE_MAX,
             repeatable: matches!(method, "GET" | "HEAD" | "PUT" | "DELETE"),
+            continues: false,
         }
     }
 
@@ -86,8 +89,14 @@ impl<'a> Request<'a> {
         Request { repeatable: true, ..self }
     }
 
+    /// Belongs to the present connection.
+    #[must_use]
+    pub fn continues(self) -> Request<'a> {
+        Request { continues: true, ..self }
+    }
+
     pub(super) fn is_repeatable(&self) -> bool {
-        self.repeatable && !matches!(self.body, Body::Reader { .. })
+        self.repeatable && !self.continues && !matches!(self.body, Body::Reader { .. })
     }
 }
 

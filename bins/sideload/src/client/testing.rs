@@ -11,6 +11,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     crypto::ring,
@@ -159,6 +160,9 @@ impl Server {
         let config = Arc::new(config);
         let thread = std::thread::spawn(move || {
             for number in 0..connections {
+                let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+                let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+                assert_eq!(rustix::event::poll(&mut fds, Some(&patience)), Ok(1), "connection {number}");
                 let socket = listener.accept().unwrap().0;
                 // An answer must not wait for an acknowledgement when the connection is reset after it.
                 socket.set_nodelay(true).unwrap();

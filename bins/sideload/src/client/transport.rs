@@ -137,7 +137,8 @@ impl Transport {
         }
     }
 
-    /// Sends all of `bytes`, or stops as soon as the peer has something to say: `false`.
+    /// Sends all of `bytes`, or stops as soon as the peer has something to say: `false`. An answer to the last byte may
+    /// be there already when it returns.
     pub(super) fn send(&mut self, mut bytes: &[u8], silence_max: Duration) -> Result<bool, Fault> {
         loop {
             let taken = self.tls.writer().write(bytes).map_err(|error| Fault::Closed(Some(error)))?;
@@ -146,7 +147,7 @@ impl Transport {
                 let wrote = self.write_or_listen()?;
                 self.pump()?;
                 if self.is_answered() {
-                    return Ok(false);
+                    return Ok(bytes.is_empty() && !self.tls.wants_write());
                 }
                 if self.eof {
                     return Err(Fault::Closed(None));

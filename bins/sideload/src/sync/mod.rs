@@ -42,13 +42,13 @@ impl Progress for crate::scan::Silent {}
 pub type Gate<'a> = dyn FnMut() -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 /// How to sync.
-pub struct SyncOptions<'a> {
+pub struct SyncOptions<'a, 'g> {
     /// Delete more than half of the files if need be.
     pub force: bool,
     /// Restart the application after the commit. When nothing changed there is no commit, and so no restart.
     pub restart: bool,
     /// See [`Gate`].
-    pub gate: Option<&'a mut Gate<'a>>,
+    pub gate: Option<&'a mut Gate<'g>>,
     /// Who wants to know.
     pub progress: &'a mut dyn Progress,
 }
@@ -90,7 +90,11 @@ pub struct Report {
 ///
 /// # Errors
 /// [`Error`]; the device has then its old files, but for [`Error::Commit`].
-pub fn sync(client: &mut Client, source: &mut Source, opts: &mut SyncOptions<'_>) -> Result<Report, Error> {
+pub fn sync(
+    client: &mut Client,
+    source: &mut Source,
+    opts: &mut SyncOptions<'_, '_>,
+) -> Result<Report, Error> {
     let before = client.wire();
     let scan = source.scan(opts.progress)?;
     let result = attempts(client, source, scan, opts);
@@ -108,7 +112,7 @@ fn attempts(
     client: &mut Client,
     source: &mut Source,
     mut scan: Scan,
-    opts: &mut SyncOptions<'_>,
+    opts: &mut SyncOptions<'_, '_>,
 ) -> Result<(Report, Scan), Error> {
     let (mut changed, mut lost) = (false, false);
     loop {
@@ -138,7 +142,7 @@ fn attempts(
 fn attempt(
     client: &mut Client,
     scan: &Scan,
-    opts: &mut SyncOptions<'_>,
+    opts: &mut SyncOptions<'_, '_>,
     again: bool,
 ) -> Result<Report, Error> {
     let begun = protocol::begin(client, scan, opts.force, again)?;

@@ -112,7 +112,11 @@ impl Session {
         }
         let lists = ChunkLists(lists).encode();
         let path = format!("{}/chunks", self.path);
-        let request = Request::new("POST", &path).headers(OCTETS).body(Body::Bytes(&lists)).silence_max(SLOW);
+        let request = Request::new("POST", &path)
+            .headers(OCTETS)
+            .body(Body::Bytes(&lists))
+            .silence_max(SLOW)
+            .continues();
         let answer = client.request(request)?.json()?;
         let missing = missing(&answer).ok_or_else(|| nonsense(client, "no list \"missing\" of ranges"))?;
         for (entry, ranges) in missing {
@@ -137,7 +141,7 @@ impl Session {
         let path = format!("{}/data", self.path);
         let mut content = Content::new(scan, plan, progress);
         let body = Body::Reader { reader: &mut content, len: None };
-        let request = Request::new("POST", &path).headers(OCTETS).body(body).silence_max(SLOW);
+        let request = Request::new("POST", &path).headers(OCTETS).body(body).silence_max(SLOW).continues();
         let answer = client.request(request).and_then(client::Answer::json);
         match (answer, content.failed.take()) {
             (Err(_), Some(failed)) => Err(failed),
@@ -153,16 +157,17 @@ impl Session {
     /// Makes it so. Asked for once: a lost answer is an error of its own.
     pub(super) fn commit(&self, client: &mut Client, restart: bool) -> Result<Value, Error> {
         let path = format!("{}/commit?restart={}", self.path, u8::from(restart));
-        let answer = client.request(Request::new("POST", &path).silence_max(SLOW));
+        let answer = client.request(Request::new("POST", &path).silence_max(SLOW).continues());
         answer.and_then(client::Answer::json).map_err(|error| match error {
-            error if error.is_lost_connection() => Error::Commit(error),
+            error if error.leaves_open() => Error::Commit(error),
             error => conflict(error),
         })
     }
 
     /// Gives it up; the device does so by itself when the connection ends.
     pub(super) fn abandon(&self, client: &mut Client) {
-        let gone = client.request(Request::new("DELETE", &self.path)).and_then(client::Answer::json);
+        let gone =
+            client.request(Request::new("DELETE", &self.path).continues()).and_then(client::Answer::json);
         if let Err(error) = gone {
             log::debug!("giving up the sync: {}", edge::log::chain(&error));
             client.close();
