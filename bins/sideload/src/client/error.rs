@@ -222,7 +222,7 @@ fn alerted(who: &Who<'_>, alert: AlertDescription, source: rustls::Error) -> Err
         | AlertDescription::AccessDenied => (
             format!("the device does not trust the client certificate {cert}"),
             format!(
-                "pin {cert} on the device (client-certs in /etc/edge/sideloadd.toml) and `systemctl reload sideloadd`; \
+                "pin {cert} on the device (client-pins in /etc/edge/sideloadd.toml) and `systemctl reload sideloadd`; \
                  `sideload keys --device` prints what goes where"
             ),
         ),
