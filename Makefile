@@ -2,7 +2,7 @@
 
 PREFIX  ?= /usr
 DESTDIR ?=
-BINS    ?= faced mqfwd s3put
+BINS    ?= faced mqfwd s3put sideloadd sideload
 CARGO   ?= cargo
 # What `make demo` uses; see `tests/src/bin/demo.rs`.
 STORE   ?= dir
@@ -13,7 +13,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export BINS
 
 PACKAGES = $(foreach b,$(BINS),-p $(b))
-UNITS    = $(wildcard systemd/*.service systemd/*.target)
+UNITS    = $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
 .DELETE_ON_ERROR:

@@ -8,7 +8,7 @@
 # or it is older than the workspace's rust-version.
 set -eu
 cd "$(dirname "$0")/.."
-BINS=${BINS-faced mqfwd s3put}
+BINS=${BINS-faced mqfwd s3put sideloadd sideload}
 NAME=deps
 
 say() { printf '%s: %s\n' "$NAME" "$*" >&2; }
@@ -31,7 +31,7 @@ packages() {
     test)
         # strace injects EIO into fdatasync; systemd has systemd-analyze.
         echo mosquitto mosquitto-clients awscli ffmpeg strace systemd procps util-linux
-        echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck
+        echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
     demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
     bench) echo mosquitto rclone awscli iproute2 strace ffmpeg ;;

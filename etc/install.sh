@@ -5,7 +5,7 @@
 #
 #   DESTDIR=     staging folder put before every path (then systemd is left alone)
 #   PREFIX=/usr  binaries in PREFIX/bin, units in PREFIX/lib/systemd/system
-#   BINS=        which programs: "faced mqfwd s3put"
+#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload"
 #   BUILT=       folder with the built binaries: target/release
 #   PURGE=1      uninstall also removes edited configuration
 #
@@ -14,7 +14,7 @@
 # installed file with its sha256, which is how "edited" is told from "old".
 set -eu
 cd "$(dirname "$0")/.."
-DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put}; BUILT=${BUILT:-target/release}
+DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload}; BUILT=${BUILT:-target/release}
 CONF=/etc/edge
 SHARE=$PREFIX/share/edge
 MANIFEST=$DESTDIR$SHARE/manifest
@@ -71,7 +71,11 @@ do_install() {
     for b in $BINS; do
         put 755 "$BUILT/$b" "$PREFIX/bin/$b"
         [ ! -f "etc/$b.toml" ] || conffile "etc/$b.toml" "$CONF/$b.toml"
-        [ ! -f "systemd/$b.service" ] || unit "systemd/$b.service" "$PREFIX/lib/systemd/system/$b.service"
+        for kind in service socket; do
+            [ ! -f "systemd/$b.$kind" ] || unit "systemd/$b.$kind" "$PREFIX/lib/systemd/system/$b.$kind"
+        done
+        [ ! -f "systemd/tmpfiles.d/$b.conf" ] ||
+            put 644 "systemd/tmpfiles.d/$b.conf" "$PREFIX/lib/tmpfiles.d/edge-$b.conf"
     done
     conffile etc/device.toml "$CONF/device.toml"
     unit systemd/edge.target "$PREFIX/lib/systemd/system/edge.target"
@@ -81,10 +85,12 @@ do_install() {
     put 755 etc/nx_stopper.sh "$PREFIX/bin/nx_stopper.sh"
     [ -z "$DESTDIR" ] || return 0
     command -v systemd-sysusers >/dev/null && systemd-sysusers "$PREFIX/lib/sysusers.d/edge.conf"
-    command -v systemd-tmpfiles >/dev/null && systemd-tmpfiles --create "$PREFIX/lib/tmpfiles.d/edge.conf"
+    command -v systemd-tmpfiles >/dev/null && systemd-tmpfiles --create "$PREFIX"/lib/tmpfiles.d/edge*.conf
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     say "installed: $BINS"
-    say "next: edit $CONF/*.toml, then: systemctl start $BINS   (or: nx_launcher.sh)"
+    units=
+    for b in $BINS; do [ ! -f "systemd/$b.service" ] || units="$units $b"; done
+    [ -z "$units" ] || say "next: edit $CONF/*.toml, then: systemctl start$units   (or: nx_launcher.sh)"
 }
 
 # prune PATH: removes the folder and its parents as far as they are empty, never DESTDIR itself.
@@ -94,7 +100,10 @@ prune() { (cd "${DESTDIR:-/}" && rmdir -p "./${1#/}" 2>/dev/null) || :; }
 do_uninstall() {
     [ -f "$MANIFEST" ] || die "nothing installed under $DESTDIR$PREFIX ($MANIFEST is not there)"
     if [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]; then
-        for b in $BINS; do systemctl disable --now --quiet "$b.service" 2>/dev/null || :; done
+        for b in $BINS; do
+            systemctl disable --now --quiet "$b.socket" 2>/dev/null || :
+            systemctl disable --now --quiet "$b.service" 2>/dev/null || :
+        done
     fi
     while read -r was path; do
         there=$DESTDIR$path

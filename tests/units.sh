@@ -1,12 +1,14 @@
 #!/bin/sh
-# Checks systemd units: `systemd-analyze verify` is silent, and `security` gives at most 2.0.
+# Checks systemd units: `systemd-analyze verify` is silent, and `security` gives at most 2.0 (4.5 for those that run
+# other people's programs).
 #
-#   tests/units.sh systemd/*.service systemd/*.target
+#   tests/units.sh systemd/*.service systemd/*.socket systemd/*.target
 #
 # The units name /usr/bin/<daemon>, which need not be installed here: they are verified in a scratch
 # root that has an empty program at every path they execute.
 set -eu
-LIMIT=20 # tenths
+# Tenths.
+limit() { case $1 in sideloadd.service) echo 45 ;; *) echo 20 ;; esac; }
 ROOT=$(mktemp -d)
 trap 'rm -rf "$ROOT"' EXIT INT TERM
 command -v systemd-analyze >/dev/null || { echo "skipped: units: systemd-analyze is not installed"; exit 0; }
@@ -26,8 +28,8 @@ for unit in "$@"; do
         sed -n 's/.*Overall exposure level for [^:]*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
     if [ -z "$score" ]; then
         echo "skipped: units: this systemd-analyze can't score unit files (--offline needs systemd 250)"
-    elif [ "$score" -gt "$LIMIT" ]; then
-        echo "$unit: exposure ${score%?}.${score#"${score%?}"}, at most 2.0 is allowed (systemd-analyze security --offline=true $unit)"
+    elif [ "$score" -gt "$(limit "$name")" ]; then
+        echo "$unit: exposure ${score%?}.${score#"${score%?}"}, too much (systemd-analyze security --offline=true $unit)"
         status=1
     else
         echo "$unit: verified, exposure ${score%?}.${score#"${score%?}"}"

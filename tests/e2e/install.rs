@@ -7,7 +7,7 @@ use e2e::env::{self, root};
 use e2e::scratch::{self, Scratch};
 use e2e::{need, skip};
 
-const DAEMONS: [&str; 3] = ["faced", "mqfwd", "s3put"];
+const DAEMONS: [&str; 4] = ["faced", "mqfwd", "s3put", "sideloadd"];
 
 fn install(action: &str, dest: &Path, more: &[(&str, &str)]) -> String {
     let built =
@@ -51,6 +51,8 @@ fn installs_all_of_it_and_takes_it_away_again() {
         }
         for path in [
             "/etc/edge/device.toml",
+            &format!("{prefix}/lib/systemd/system/sideloadd.socket"),
+            &format!("{prefix}/lib/tmpfiles.d/edge-sideloadd.conf"),
             &format!("{prefix}/lib/sysusers.d/edge.conf"),
             &format!("{prefix}/bin/nx_launcher.sh"),
         ] {
@@ -124,14 +126,14 @@ fn a_subset_installs_only_that() {
     let scratch = Scratch::new("subset");
     let dest = scratch.dir("dest");
     install("install", &dest, &[("BINS", "mqfwd s3put")]);
-    assert!(!tree(&dest).iter().any(|p| p.contains("faced")), "{:?}", tree(&dest));
+    assert!(!tree(&dest).iter().any(|p| p.contains("faced") || p.contains("sideload")), "{:?}", tree(&dest));
 }
 
 #[test]
 fn units_are_clean_and_confined() {
     need!("systemd-analyze");
     let mut units: Vec<_> = scratch::files(&root().join("systemd"));
-    units.retain(|p| p.extension().is_some_and(|e| e == "service" || e == "target"));
+    units.retain(|p| p.extension().is_some_and(|e| e == "service" || e == "socket" || e == "target"));
     assert!(units.len() >= 4, "{units:?}");
     let output = Command::new(root().join("tests/units.sh")).args(&units).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
