@@ -26,21 +26,29 @@ struct Meter {
     total: u64,
     began: Instant,
     drawn: Option<Instant>,
+    /// Draw although a line was drawn just now.
+    due: bool,
 }
 
 impl Meter {
     fn new(what: &'static str, total: u64, now: Instant) -> Meter {
-        Meter { what, done: 0, total, began: now, drawn: None }
+        Meter { what, done: 0, total, began: now, drawn: None, due: false }
+    }
+
+    /// All is done, and the next line is due at once.
+    fn finish(&mut self) {
+        self.done = self.total;
+        self.due = true;
     }
 
     /// The line to draw, if it is time.
     fn line(&mut self, now: Instant) -> Option<String> {
         let since_begin = now.saturating_duration_since(self.began);
-        let due = self.drawn.is_none_or(|last| now.saturating_duration_since(last) >= EVERY);
+        let due = self.due || self.drawn.is_none_or(|last| now.saturating_duration_since(last) >= EVERY);
         if since_begin < QUIET || !due || self.total == 0 {
             return None;
         }
-        self.drawn = Some(now);
+        (self.drawn, self.due) = (Some(now), false);
         let done = self.done.min(self.total);
         // Of u128, since bytes times 100 may be more than 64 bits hold.
         let share =
@@ -147,7 +155,10 @@ impl crate::sync::Progress for Bar {
     }
 
     fn committing(&mut self) {
-        self.end();
+        if let Some(meter) = &mut self.meter {
+            meter.finish();
+        }
+        self.draw();
     }
 }
 
@@ -167,8 +178,8 @@ mod tests {
         assert_eq!(line, "sending  25 % [######..................] 25.0 MB of 100 MB  25.0 MB/s  3 s left");
         assert!(line.len() < 100);
         assert_eq!(meter.line(at(1050)), None, "not more than ten times a second");
-        meter.done = 100 << 20;
-        let line = meter.line(at(4000)).unwrap();
+        meter.finish();
+        let line = meter.line(at(1060)).unwrap();
         assert!(line.starts_with("sending 100 % [########################]"), "{line}");
         assert!(line.ends_with("waiting for the device"), "{line}");
     }

@@ -14,7 +14,7 @@ mod pull;
 mod status;
 mod sync;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -68,8 +68,9 @@ pub fn run(args: &Args) -> Result<Reply, Failure> {
         Command::Logs { follow, since, tail } => logs::run(&settings, *follow, since.as_deref(), *tail, json),
         Command::Status => status::run(&settings),
         Command::Pull { paths, to, force } => {
-            let to: PathBuf = to.as_ref().map_or_else(|| cwd.clone(), |dir| cwd.join(dir));
-            pull::run(&settings, paths, &to, *force, json)
+            // As it was given: it is shown again.
+            let to = Path::new(to.as_deref().unwrap_or("."));
+            pull::run(&settings, paths, to, *force, json)
         }
         Command::Doctor => doctor::run(&settings),
     }

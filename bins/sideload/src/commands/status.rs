@@ -28,8 +28,11 @@ fn describe(status: &Value, address: &str, now_ms: u64) -> String {
         },
         _ => address.to_owned(),
     };
-    let version =
-        format!("sideloadd {}, up {}", text(status, "version"), duration(number(status, "uptime_s") * 1000));
+    let version = format!(
+        "sideloadd {}, up {}",
+        text(status, "version"),
+        duration((number(status, "uptime_s") * 1000).max(1000))
+    );
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "{name:<13} {}", visible(value));
@@ -48,7 +51,8 @@ fn describe(status: &Value, address: &str, now_ms: u64) -> String {
     let history: Vec<&Value> = part("history").as_array().map(|all| all.iter().collect()).unwrap_or_default();
     if !history.is_empty() {
         let _ = write!(out, "\ncommits that `sideload rollback --to N` can bring back:\n");
-        let rows: Vec<Vec<String>> = history.iter().map(|commit| row(commit)).collect();
+        let rows: Vec<Vec<String>> =
+            history.iter().map(|commit| row(commit, number(part("commit"), "number"))).collect();
         out.push_str(&table(&rows, &[0, 2, 3]));
     }
     out
@@ -91,14 +95,21 @@ fn commit(commit: &Value, now_ms: u64) -> String {
     )
 }
 
-fn row(commit: &Value) -> Vec<String> {
+fn row(commit: &Value, in_force: u64) -> Vec<String> {
+    let mut marks = Vec::new();
+    if text(commit, "by") == "rollback" {
+        marks.push("by rollback");
+    }
+    if number(commit, "commit") == in_force {
+        marks.push("in force");
+    }
     vec![
         format!("  {}", number(commit, "commit")),
         moment(number(commit, "time_ms")),
         count(number(commit, "files"), "file"),
         bytes(number(commit, "bytes")),
         format!("{} changed, {} deleted", number(commit, "changed"), number(commit, "deleted")),
-        if text(commit, "by") == "rollback" { "rollback".to_owned() } else { String::new() },
+        marks.join(", "),
     ]
 }
 
@@ -142,7 +153,7 @@ mod tests {
             "files         commit 4, 3 files, 4.20 KB, 2 min ago\n",
             "disk          5.00 GB free\n",
             "certificates  server: 20 days left; client: expired\n",
-            "  4  2026-11-24 14:46:57Z  3 files  4.20 KB  1 changed, 0 deleted\n",
+            "  4  2026-11-24 14:46:57Z  3 files  4.20 KB  1 changed, 0 deleted  in force\n",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

@@ -39,7 +39,7 @@ fn describe(report: &Report, app: Option<&Value>, ms: u64) -> String {
         text.push_str(&format!("nothing changed: {files}, commit {}, {ms} ms\n", report.commit));
     } else {
         text.push_str(&format!(
-            "commit {}: {} of {files} changed, {} deleted; {} sent in {}\n",
+            "commit {}: {} of {files} changed, {} deleted; {} sent, {}\n",
             report.commit,
             report.changed,
             report.deleted,
@@ -86,7 +86,7 @@ mod tests {
     fn the_line_says_what_was_done() {
         let mut report =
             Report { files: 3, commit: 5, changed: 2, deleted: 1, wire_sent: 4300, ..Report::default() };
-        let line = "commit 5: 2 of 3 files changed, 1 deleted; 4.20 KB sent in 45 ms\n";
+        let line = "commit 5: 2 of 3 files changed, 1 deleted; 4.20 KB sent, 45 ms\n";
         assert_eq!(describe(&report, None, 45), line);
         let app = json!({ "pid": 9, "entrypoint": "/a/main.py" });
         assert_eq!(describe(&report, Some(&app), 45), format!("{line}restarted /a/main.py (pid 9)\n"));
