@@ -57,7 +57,8 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 bench: ## a table of measurements beside those of other tools, taken in the same run
 	@etc/deps.sh build test bench
 	@CI=1 etc/tools.sh s3s
-	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins --examples
+	@etc/tools.sh watchexec
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p e2e --bins --examples
 	@EDGE_BIN_DIR=target/release exec target/release/bench
 
 fuzz: ## every fuzz target for FUZZ_S seconds (20)

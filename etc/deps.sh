@@ -34,7 +34,9 @@ packages() {
         echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
     demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
-    bench) echo mosquitto rclone awscli iproute2 strace ffmpeg ;;
+    bench)
+        echo mosquitto rclone awscli iproute2 strace ffmpeg
+        echo rsync openssh-client openssh-server openssl python3 ;;
     check) echo shellcheck systemd ;;
     *) die "no such purpose: $1 (build, test, demo, bench, check)" ;;
     esac
@@ -58,6 +60,12 @@ install_packages() {
     fi
     say "installing:$missing"
     export DEBIAN_FRONTEND=noninteractive
+    case "$missing " in *" openssh-server "*)
+        # The bench starts an sshd of its own on a free port; nobody asked for one on port 22.
+        if command -v systemctl >/dev/null && $as_root systemctl mask ssh.service ssh.socket >/dev/null 2>&1; then
+            say "ssh.service and ssh.socket are masked: 'systemctl unmask ssh.service' if you want them"
+        fi ;;
+    esac
     # The brokers of tests and demo are started by them on free ports; a freshly installed system
     # mosquitto is left as the distribution set it up.
     log=$(mktemp)

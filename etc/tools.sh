@@ -2,6 +2,7 @@
 # Builds what the tests and the demo need and no distribution has, once, into target/tools (or $EDGE_TOOLS).
 #
 #   etc/tools.sh s3s moto        s3s-fs built from its Rust crate (about 4 minutes), moto[server] in a Python venv
+#   etc/tools.sh watchexec       watchexec from its Rust crate (about 3 minutes), for `make bench`
 #   etc/tools.sh deny            cargo-deny, for `make check` (about 5 minutes), unless cargo has it already
 #
 # s3s-fs checks SigV4 and keeps objects in a folder; moto answers NoSuchBucket and checks digests.
@@ -10,6 +11,7 @@ set -eu
 cd "$(dirname "$0")/.."
 TOOLS=${EDGE_TOOLS:-$PWD/target/tools}
 S3S_VERSION=0.14.1
+WATCHEXEC_VERSION=2.3.2
 PATH="$HOME/.cargo/bin:$PATH"
 mkdir -p "$TOOLS"
 
@@ -19,6 +21,16 @@ s3s() {
     # Newer ones want a newer rustc than the workspace does.
     CARGO_TARGET_DIR="$TOOLS/build" cargo install -q s3s-fs --version "$S3S_VERSION" --locked \
         --features binary --root "$TOOLS"
+    rm -rf "$TOOLS/build"
+}
+
+watchexec() {
+    [ ! -x "$TOOLS/bin/watchexec" ] || return 0
+    echo "tools: building watchexec $WATCHEXEC_VERSION (once, some minutes)" >&2
+    # Its own release profile optimises over all crates at once, which takes four times as long and changes nothing
+    # that a save could notice.
+    CARGO_TARGET_DIR="$TOOLS/build" CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install -q watchexec-cli --version "$WATCHEXEC_VERSION" --locked --root "$TOOLS"
     rm -rf "$TOOLS/build"
 }
 
@@ -44,8 +56,9 @@ for tool in "$@"; do
     case $tool in
     s3s) s3s || failed s3s-fs ;;
     moto) moto || failed 'moto[server]' ;;
+    watchexec) watchexec || failed watchexec ;;
     deny) deny || failed cargo-deny ;;
-    *) echo "tools: no such tool: $tool (s3s, moto, deny)" >&2; exit 64 ;;
+    *) echo "tools: no such tool: $tool (s3s, moto, watchexec, deny)" >&2; exit 64 ;;
     esac
 done
 [ "${CI-}" = 1 ] || exit 0
