@@ -147,9 +147,10 @@ fn before(next: &str) -> Option<String> {
 #[must_use]
 pub fn line(entry: &Value) -> String {
     if let Some(gap) = entry.get("gap") {
-        let what = match gap.as_u64() {
+        let restarted = entry.get("restarted").and_then(Value::as_bool) == Some(true);
+        let what = match gap.as_u64().filter(|_| !restarted) {
             Some(lost) => format!("{} lost: the device keeps only the newest", output::count(lost, "line")),
-            None => "sideloadd was started anew; lines from before may be lost".to_owned(),
+            None => "sideloadd was restarted; lines from before may be lost".to_owned(),
         };
         return format!("{:13}~ {what}", "");
     }
@@ -207,7 +208,11 @@ mod tests {
         let entry = json!({ "time": "2026-11-24T14:46:57.1Z", "stream": "stderr", "line": "\u{1b}[2J", "partial": true });
         assert_eq!(line(&entry), "14:46:57.1   ! \u{fffd}[2J \\");
         assert!(line(&json!({ "gap": 3, "next": "1.9" })).contains("~ 3 lines lost"));
-        assert!(line(&json!({ "gap": null, "next": "1.9" })).contains("~ sideloadd was started anew"));
+        for restarted in
+            [json!({ "gap": null, "next": "1.9" }), json!({ "gap": 0, "restarted": true, "next": "1.9" })]
+        {
+            assert!(line(&restarted).contains("~ sideloadd was restarted"));
+        }
         assert_eq!(line(&json!({})), "             | ");
     }
 
