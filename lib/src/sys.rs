@@ -61,3 +61,30 @@ pub fn inherited_fds(count: u32) -> io::Result<Vec<OwnedFd>> {
     }
     Ok(fds)
 }
+
+/// Makes the process that `command` will start begin with no signal blocked, and end (by KILL) with the thread that
+/// starts it.
+///
+/// The standard library hands the caller's signal mask down, and a daemon that reads its signals from a [`signalfd`]
+/// has them blocked: its child would be deaf to TERM. Start it from a thread that lives as long as the daemon.
+pub fn own_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let before_exec = || {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set that the second call reads; both are async-signal-safe.
+        let rc = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+        };
+        if rc != 0 {
+            return Err(io::Error::from_raw_os_error(rc));
+        }
+        // SAFETY: takes integers only.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only: it neither allocates nor locks.
+    unsafe { command.pre_exec(before_exec) };
+}

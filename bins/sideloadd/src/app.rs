@@ -4,7 +4,7 @@
 //! calls `setsid` or forks twice becomes a child of ours when its parent ends. All our descendants are the
 //! application's, since the daemon starts nothing else. Never: decides when (see [`crate::core`]); blocks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,6 +42,8 @@ pub struct Launcher {
     pub entrypoints: Vec<String>,
     /// By extension, without the dot: the program and its first arguments.
     pub interpreters: Vec<(String, Vec<String>)>,
+    /// Variables to set, beside those of the daemon and `PYTHONUNBUFFERED`.
+    pub env: BTreeMap<String, String>,
 }
 
 /// A found entry point.
@@ -53,6 +55,8 @@ pub struct Entry {
     pub folder: PathBuf,
     /// Program and arguments.
     pub argv: Vec<OsString>,
+    /// Variables to set.
+    pub env: BTreeMap<String, String>,
 }
 
 /// There is nothing to run.
@@ -70,6 +74,9 @@ pub enum NoEntry {
         why: &'static str,
     },
 }
+
+/// How often [`kill_all`] looks again at once.
+const KILL_ROUNDS: usize = 8;
 
 impl Launcher {
     /// The paths that are looked at, in that order.
@@ -133,7 +140,7 @@ impl Launcher {
             }
         }
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Entry { path, folder, argv })
+        Ok(Entry { path, folder, argv, env: self.env.clone() })
     }
 }
 
@@ -150,6 +157,7 @@ pub struct App {
 
 impl App {
     /// Starts the entry point: in its folder, in a group of its own, with nothing to read, and Python unbuffered.
+    /// Its first process ends with the calling thread, which therefore is the daemon's main one.
     ///
     /// # Errors
     /// What the system says; the interpreter may be missing.
@@ -159,10 +167,11 @@ impl App {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&entry.folder).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("PYTHONUNBUFFERED", "1").env("PWD", &entry.folder);
         for name in NOT_INHERITED {
             command.env_remove(name);
         }
+        command.env("PYTHONUNBUFFERED", "1").env("PWD", &entry.folder).envs(&entry.env);
+        edge::sys::own_signals(&mut command);
         let mut child = command.spawn()?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::Error::other("no pipes"));
@@ -210,16 +219,37 @@ pub fn reap() -> Vec<(u32, Exit)> {
     ended
 }
 
-/// Sends a signal to every descendant of this process; how many there were.
-pub fn signal_descendants(signal: Signal) -> usize {
-    let found = descendants();
-    for pid in &found {
-        if let Some(pid) = Pid::from_raw(*pid) {
+/// Asks the application that `leader` leads to end: TERM, once to each of its processes.
+///
+/// The group gets it at one moment; what left the group (`setsid`) gets it one by one.
+pub fn terminate(leader: u32) {
+    // No process of the group may be left, others may.
+    let _ = App::signal_group(leader, Signal::TERM);
+    let outside = descendants().into_iter().filter(|p| p.group.unsigned_abs() != leader);
+    signal_each(outside, Signal::TERM);
+}
+
+/// Ends every descendant of this process with KILL. One that forks all the time may still get away with a child:
+/// call it again until [`any_descendants`] says that none is left.
+pub fn kill_all() {
+    for _ in 0..KILL_ROUNDS {
+        let living: Vec<Process> = descendants().into_iter().filter(|p| !p.ended).collect();
+        if living.is_empty() {
+            return;
+        }
+        // Who is stopped can't fork, so that the second look finds who was born during the first.
+        signal_each(living.into_iter(), Signal::STOP);
+        signal_each(descendants().into_iter(), Signal::KILL);
+    }
+}
+
+fn signal_each(processes: impl Iterator<Item = Process>, signal: Signal) {
+    for process in processes {
+        if let Some(pid) = Pid::from_raw(process.pid) {
             // It may have ended meanwhile: then it needs no signal.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
-    found.len()
 }
 
 /// Whether a descendant is left, one that waits to be reaped included.
@@ -232,29 +262,47 @@ pub fn any_descendants() -> bool {
     !matches!(rustix::process::waitid(rustix::process::WaitId::All, flags), Err(rustix::io::Errno::CHILD))
 }
 
-/// The process ids of all descendants, from /proc.
-fn descendants() -> Vec<i32> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+/// A descendant, as /proc shows it.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: i32,
+    group: i32,
+    /// It is a zombie, which only waits to be reaped.
+    ended: bool,
+}
+
+/// All descendants, from /proc; parents before their children.
+fn descendants() -> Vec<Process> {
+    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // After the name in parentheses, which may hold anything: state, then the parent.
-        let parent =
-            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(pid);
+        // The name of a process is any bytes.
+        let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
+        if let Some((parent, process)) = parse_stat(pid, &String::from_utf8_lossy(&stat)) {
+            children.entry(parent).or_default().push(process);
         }
     }
     let mut found = Vec::new();
-    let mut queue = vec![rustix::process::getpid().as_raw_nonzero().get()];
-    while let Some(pid) = queue.pop() {
-        let below = children.remove(&pid).unwrap_or_default();
-        found.extend(&below);
-        queue.extend(below);
+    let mut next = 0;
+    let mut parent = rustix::process::getpid().as_raw_nonzero().get();
+    loop {
+        found.extend(children.remove(&parent).unwrap_or_default());
+        let Some(process): Option<&Process> = found.get(next) else { return found };
+        parent = process.pid;
+        next += 1;
     }
-    found
+}
+
+/// Parent, group and state from `/proc/PID/stat` (`proc(5)`).
+fn parse_stat(pid: i32, stat: &str) -> Option<(i32, Process)> {
+    // The name in parentheses may hold parentheses and blanks.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let ended = matches!(fields.next()?, "Z" | "X");
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    Some((parent, Process { pid, group, ended }))
 }
 
 #[cfg(test)]
@@ -279,6 +327,7 @@ mod tests {
                 ("sh".into(), vec!["/bin/sh".into()]),
                 ("py".into(), vec!["python3".into(), "-u".into()]),
             ],
+            env: BTreeMap::new(),
         }
     }
 
@@ -297,6 +346,14 @@ mod tests {
         assert_eq!(launcher(&top, false).find().unwrap().argv, ["/bin/sh", "main.sh"]);
         assert_eq!(launcher(&top, true).find().unwrap().folder, top.join("fallback"));
         std::fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn the_name_of_a_process_may_hold_anything() {
+        let (parent, process) = parse_stat(9, "9 (a) Z 1 (b) S 7 8 8 0 -1").unwrap();
+        assert_eq!((parent, process.group, process.ended), (7, 8, false));
+        assert!(parse_stat(9, "9 (x) Z 1 9 9").unwrap().1.ended);
+        assert!(parse_stat(9, "").is_none());
     }
 
     #[test]

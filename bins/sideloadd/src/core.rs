@@ -279,7 +279,7 @@ impl Core {
             Input::Kill(ticket) => self.kill(ticket, now, &mut out),
             Input::Committed => self.fresh = Some(now),
             Input::Started(pid) => self.on_started(pid, now, &mut out),
-            Input::StartFailed(status, why) => self.on_start_failed(status, &why, &mut out),
+            Input::StartFailed(status, why) => self.on_start_failed(status, &why, now, rng, &mut out),
             Input::Exited(exit) => self.on_exited(exit, now, &mut out),
             Input::Gone => self.on_gone(now, rng, &mut out),
             Input::RolledBack(result) => self.on_rolled_back(result, now, rng, &mut out),
@@ -371,18 +371,32 @@ impl Core {
         }
         self.started = Some(now);
         self.backoff.connected(now);
-        out.extend(self.starting.drain(..).map(|ticket| Output::Answer(ticket, Reply::Running(pid))));
         if self.closing || !self.stopping.is_empty() {
-            self.stop(Then::Stop, now, out);
+            // It was killed before it had started. Whoever asked for a start after that gets the next one.
+            let then = if self.starting.is_empty() { Then::Stop } else { Then::Start };
+            self.stop(then, now, out);
+            return;
         }
+        out.extend(self.starting.drain(..).map(|ticket| Output::Answer(ticket, Reply::Running(pid))));
     }
 
-    fn on_start_failed(&mut self, status: u16, why: &str, out: &mut Vec<Output>) {
-        self.state = State::Stopped;
+    fn on_start_failed(
+        &mut self,
+        status: u16,
+        why: &str,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        out: &mut Vec<Output>,
+    ) {
         out.push(Output::Note(format!("the application can't be started: {why}")));
+        let asked = !self.starting.is_empty() || !self.stopping.is_empty();
+        self.state = State::Stopped;
         self.refuse_starts(status, why, out);
-        let exit = self.exit;
-        out.extend(self.stopping.drain(..).map(|ticket| Output::Answer(ticket, Reply::Stopped(exit))));
+        self.answer_stops(out);
+        // What the system could not do now it may do later; a missing entry point stays missing until a sync.
+        if !asked && status >= 500 {
+            self.decide(now, rng, out);
+        }
     }
 
     fn on_exited(&mut self, exit: Exit, now: Instant, out: &mut Vec<Output>) {
@@ -404,7 +418,11 @@ impl Core {
         }
         self.deadline = None;
         match self.then {
-            Then::Start => self.start(out),
+            Then::Start => {
+                // Whoever asked for the end, before somebody else asked for this start, has it now.
+                self.answer_stops(out);
+                self.start(out);
+            }
             Then::Stop => self.stopped(out),
             Then::Decide if self.crashed_fresh(now) => {
                 self.fresh = None;
@@ -423,9 +441,13 @@ impl Core {
         if let (Some(exit), false) = (self.exit, self.stopping.is_empty()) {
             out.push(Output::Note(format!("the application was stopped: {exit}")));
         }
+        self.answer_stops(out);
+        self.refuse_starts(409, "the application was killed meanwhile", out);
+    }
+
+    fn answer_stops(&mut self, out: &mut Vec<Output>) {
         let exit = self.exit;
         out.extend(self.stopping.drain(..).map(|ticket| Output::Answer(ticket, Reply::Stopped(exit))));
-        self.refuse_starts(409, "the application was killed meanwhile", out);
     }
 
     fn crashed_fresh(&self, now: Instant) -> bool {
@@ -444,7 +466,7 @@ impl Core {
             self.stopped(out);
             return;
         }
-        let delay = self.backoff.next_delay(now, rng);
+        let delay = self.backoff.next_delay(now, rng).max(self.policy.backoff.0);
         out.push(Output::Note(format!("it is started again in {:.1} s", delay.as_secs_f32())));
         self.restarts += 1;
         self.state = State::Backoff;
@@ -471,7 +493,10 @@ impl Core {
                 false
             }
         };
-        if self.closing || !self.stopping.is_empty() {
+        if !self.starting.is_empty() {
+            self.answer_stops(out);
+            self.start(out);
+        } else if self.closing || !self.stopping.is_empty() {
             self.stopped(out);
         } else if done {
             self.start(out);

@@ -66,6 +66,63 @@ fn mistakes_are_answered_as_such() {
 }
 
 #[test]
+fn what_was_asked_for_last_is_what_happens() {
+    let mut rig = Rig::running(Restart::Never, false);
+    // A kill, then a run before the end has come.
+    assert_eq!(rig.tell(Input::Kill(Ticket(2))), [Output::Terminate]);
+    assert_eq!(rig.tell(Input::Run(Ticket(3))), []);
+    rig.tell(Input::Exited(Exit::Signal(15)));
+    let stopped = Output::Answer(Ticket(2), Reply::Stopped(Some(Exit::Signal(15))));
+    assert_eq!(rig.tell(Input::Gone), [stopped, Output::Start]);
+    // A kill, then a run before it has started.
+    assert_eq!(rig.tell(Input::Kill(Ticket(4))).len(), 1, "the run of ticket 3 is refused");
+    assert_eq!(rig.tell(Input::Run(Ticket(5))), []);
+    assert_eq!(rig.tell(Input::Started(8)), [Output::Terminate]);
+    rig.tell(Input::Exited(Exit::Code(0)));
+    let stopped = Output::Answer(Ticket(4), Reply::Stopped(Some(Exit::Code(0))));
+    assert_eq!(rig.tell(Input::Gone), [stopped, Output::Start]);
+    assert_eq!(rig.tell(Input::Started(9)), [Output::Answer(Ticket(5), Reply::Running(9))]);
+    // A restart, then a kill.
+    assert_eq!(rig.tell(Input::Restart(Ticket(6))), [Output::Terminate]);
+    let refused = rig.tell(Input::Kill(Ticket(7)));
+    assert!(matches!(refused[..], [Output::Answer(Ticket(6), Reply::Refused(409, _))]), "{refused:?}");
+    rig.tell(Input::Exited(Exit::Code(0)));
+    assert_eq!(rig.tell(Input::Gone).len(), 1);
+    assert_eq!(rig.core.state(), State::Stopped);
+}
+
+#[test]
+fn a_run_during_a_roll_back_follows_it() {
+    for result in [Ok(1), Err("none".to_owned())] {
+        let mut rig = Rig::running(Restart::Never, true);
+        rig.tell(Input::Committed);
+        rig.tell(Input::Exited(Exit::Code(1)));
+        assert_eq!(rig.tell(Input::Gone), [Output::Rollback]);
+        assert_eq!(rig.tell(Input::Kill(Ticket(2))), []);
+        assert_eq!(rig.tell(Input::Run(Ticket(3))), []);
+        let out = rig.tell(Input::RolledBack(result));
+        assert_eq!(out, [Output::Answer(Ticket(2), Reply::Stopped(Some(Exit::Code(1)))), Output::Start]);
+        assert_eq!(rig.tell(Input::Started(8)), [Output::Answer(Ticket(3), Reply::Running(8))]);
+    }
+}
+
+#[test]
+fn a_start_that_the_system_refuses_is_tried_again_by_policy() {
+    let mut rig = Rig::running(Restart::Always, false);
+    rig.tell(Input::Exited(Exit::Code(0)));
+    rig.tell(Input::Gone);
+    rig.now += 31 * S;
+    assert_eq!(rig.tell(Input::Timer), [Output::Start]);
+    rig.tell(Input::StartFailed(500, "no memory".into()));
+    assert_eq!(rig.core.state(), State::Backoff);
+    assert!(rig.core.deadline().unwrap() >= rig.now + S / 2);
+    rig.now += 31 * S;
+    assert_eq!(rig.tell(Input::Timer), [Output::Start]);
+    rig.tell(Input::StartFailed(404, "no entry point".into()));
+    assert_eq!(rig.core.state(), State::Stopped);
+}
+
+#[test]
 fn it_is_started_again_as_the_policy_says() {
     for (restart, exit, again) in [
         (Restart::Never, Exit::Code(1), false),
@@ -136,6 +193,7 @@ fn simulate(rng: &mut fastrand::Rng) {
     let (mut waiting, mut next) = (std::collections::BTreeSet::new(), 0);
     // The world: does the first process live, do others, what was asked for.
     let (mut main, mut others, mut start, mut rollback, mut killed) = (false, 0u8, false, false, false);
+    let mut committed = false;
     let steps = rng.usize(5..60);
     for step in 0..steps + 200 {
         let closing = step >= steps;
@@ -178,6 +236,7 @@ fn simulate(rng: &mut fastrand::Rng) {
                 _ => continue,
             }
         };
+        committed |= input == Input::Committed;
         for output in core.handle(input, now, rng) {
             match output {
                 Output::Start => {
@@ -185,7 +244,10 @@ fn simulate(rng: &mut fastrand::Rng) {
                     start = true;
                 }
                 Output::KillAll | Output::Terminate => killed = true,
-                Output::Rollback => rollback = true,
+                Output::Rollback => {
+                    assert!(committed && !main && others == 0, "a roll-back without a commit, or twice");
+                    (committed, rollback) = (false, true);
+                }
                 Output::Answer(ticket, _) => {
                     assert!(waiting.remove(&ticket), "{ticket:?} was answered twice")
                 }
@@ -197,6 +259,7 @@ fn simulate(rng: &mut fastrand::Rng) {
         }
     }
     if core.is_closed() {
+        assert!(!main && others == 0, "closed while something lives");
         assert!(waiting.is_empty(), "{waiting:?} were never answered");
     }
 }

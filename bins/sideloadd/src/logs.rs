@@ -120,8 +120,9 @@ impl Ring {
                 let (now, later) = rest.split_at(LINE_BYTES_MAX - open.len());
                 open.extend_from_slice(now);
                 rest = later;
-                self.push(stream, &open, true, now_ms, each);
-                open.clear();
+                let cut = char_floor(&open);
+                self.push(stream, &open[..cut], true, now_ms, each);
+                open.drain(..cut);
             }
             open.extend_from_slice(rest);
             if ends {
@@ -212,12 +213,70 @@ impl Ring {
         Piece { ndjson: out, next: Position { epoch: self.epoch, line: seen } }
     }
 
+    /// `lost`: how many; of another run nobody knows, and `restarted` says so.
     fn gap(&self, out: &mut Vec<u8>, lost: Option<u64>, next: u64) {
         let next = Position { epoch: self.epoch, line: next }.to_string();
-        // Of another run nobody knows how many.
-        out.extend_from_slice(json!({"gap": lost, "next": next}).to_string().as_bytes());
+        let object = match lost {
+            Some(lost) => json!({"gap": lost, "next": next}),
+            None => json!({"gap": 0, "restarted": true, "next": next}),
+        };
+        out.extend_from_slice(object.to_string().as_bytes());
         out.push(b'\n');
     }
+}
+
+/// Where to cut `bytes` so that no UTF-8 character at the end is split; all of it if that is not UTF-8.
+fn char_floor(bytes: &[u8]) -> usize {
+    let first = bytes.iter().rposition(|b| b & 0xc0 != 0x80).unwrap_or(0);
+    let length = match bytes.get(first) {
+        Some(0xc2..=0xdf) => 2,
+        Some(0xe0..=0xef) => 3,
+        Some(0xf0..=0xf4) => 4,
+        _ => return bytes.len(),
+    };
+    if bytes.len() - first < length && first > 0 { first } else { bytes.len() }
+}
+
+/// What [`pump`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pumped {
+    /// So many bytes were read.
+    pub bytes: usize,
+    /// The pipe is empty for now, or has ended; otherwise the budget is used up.
+    pub dry: bool,
+    /// Nobody has the other end any more.
+    pub ended: bool,
+}
+
+/// Reads a non-blocking pipe into the ring: until it is empty, it ends, or about `budget` bytes were read.
+///
+/// # Errors
+/// What `read(2)` says, except that it would block.
+pub fn pump(
+    pipe: &mut impl std::io::Read,
+    stream: Stream,
+    ring: &mut Ring,
+    budget: usize,
+    now_ms: u64,
+    each: &mut dyn FnMut(&str),
+) -> std::io::Result<Pumped> {
+    let mut buffer = [0; 16 * 1024];
+    let mut pumped = Pumped { bytes: 0, dry: false, ended: false };
+    while pumped.bytes < budget {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(Pumped { dry: true, ended: true, ..pumped }),
+            Ok(n) => {
+                pumped.bytes += n;
+                ring.feed(stream, &buffer[..n], now_ms, each);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Ok(Pumped { dry: true, ..pumped });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(pumped)
 }
 
 fn rfc3339_ms(unix_ms: u64) -> String {
@@ -305,12 +364,34 @@ mod tests {
     }
 
     #[test]
+    fn no_character_is_split() {
+        let mut ring = Ring::new(1 << 20, 1);
+        for (lead, sign) in [(1, "é"), (2, "€"), (1, "€"), (3, "𝄞"), (1, "𝄞"), (0, "x")] {
+            let text = format!("{}{}", "-".repeat(lead), sign.repeat(LINE_BYTES_MAX));
+            let from = ring.end();
+            // Whatever the pieces are that it arrives in.
+            for piece in text.as_bytes().chunks(1001) {
+                feed(&mut ring, piece);
+            }
+            feed(&mut ring, b"\n");
+            let got = objects(&ring.read(Some(from), 1 << 20));
+            assert!(got.iter().all(|o| o["line"].as_str().unwrap().len() <= LINE_BYTES_MAX));
+            let whole: String = got.iter().map(|o| o["line"].as_str().unwrap()).collect();
+            assert_eq!(whole, text);
+        }
+        // What is no UTF-8 is cut all the same.
+        feed(&mut ring, &[0x80; LINE_BYTES_MAX + 1]);
+        feed(&mut ring, &[0xff; 3 * LINE_BYTES_MAX]);
+        assert!(ring.open[0].len() <= LINE_BYTES_MAX);
+    }
+
+    #[test]
     fn another_run_is_a_gap_of_unknown_length_and_long_lines_are_cut() {
         let mut ring = Ring::new(100_000, 9);
         feed(&mut ring, &[b'x'; 20_000]);
         feed(&mut ring, b"\n\xff\n");
         let got = objects(&ring.read(Some(Position { epoch: 8, line: 3 }), 1 << 20));
-        assert_eq!((got[0]["gap"].is_null(), got[0]["next"].as_str()), (true, Some("9.1")));
+        assert_eq!(got[0], json!({"gap": 0, "restarted": true, "next": "9.1"}));
         assert_eq!(got.len(), 5);
         assert_eq!(got[1]["line"].as_str().unwrap().len(), LINE_BYTES_MAX);
         assert_eq!((got[1]["partial"].as_bool(), got[3].get("partial")), (Some(true), None));
