@@ -56,6 +56,7 @@ pub struct App {
     pub crash_window_s: u64,
     pub rollback_on_crash: bool,
     pub interpreters: BTreeMap<String, Vec<String>>,
+    pub env: BTreeMap<String, String>,
 }
 
 /// When an application that ended is started again.
@@ -134,6 +135,7 @@ impl Default for App {
             rollback_on_crash: false,
             interpreters: [("py".into(), vec!["python3".into()]), ("sh".into(), vec!["/bin/sh".into()])]
                 .into(),
+            env: BTreeMap::new(),
         }
     }
 }
@@ -276,6 +278,7 @@ impl Config {
             fallback_root: self.raw.fallback_root.clone(),
             entrypoints: self.raw.entrypoints.clone(),
             interpreters: self.raw.app.interpreters.clone().into_iter().collect(),
+            env: self.raw.app.env.clone(),
         }
     }
 }
@@ -381,6 +384,12 @@ fn check_names(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
                 &format!("expected an address and a port such as \"0.0.0.0:8123\", found {found:?}"),
             )
         })?;
+    }
+    for (name, value) in &raw.app.env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            let key = format!("app.env.{name}");
+            return Err(loaded.problem(&key, "expected the name of a variable and a text, neither with NUL"));
+        }
     }
     for (end, command) in &raw.app.interpreters {
         if command.first().is_none_or(String::is_empty) || command.iter().any(|word| word.contains('\0')) {

@@ -36,6 +36,7 @@ fn mistakes() {
         ("[limits]\nwindow = \"1 KiB\"", "64 KiB"),
         ("[app]\nrestart = \"sometimes\"", "on-failure"),
         ("[app]\nbackoff-min-ms = 60000", "backoff-max-ms"),
+        ("[app.env]\n\"A=B\" = \"x\"", "variable"),
         ("[app.interpreters]\npy = []", "list"),
         ("[tls]\nclient-pins = []", "at least one"),
     ] {

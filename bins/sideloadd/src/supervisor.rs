@@ -4,24 +4,20 @@
 //! Owns: the core, the launcher, the running application's pipes, the ring, answers on their way to the clients.
 //! Invariant: what the first process wrote is in the ring before its end is noted. Never: blocks.
 
-use std::io::{self, Read as _};
 use std::time::Instant;
 
 use edge::net::Tokens;
 use mio::unix::pipe::Receiver;
 use mio::{Interest, Registry, Token};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::app::{self, App, Launcher};
 use crate::core::{Core, Input, Output, Policy, Reply, State, Ticket};
-use crate::logs::{Position, Ring, Stream};
+use crate::logs::{self, Position, Ring, Stream};
 use crate::routes::{Named, Refusal};
 
-/// One read from a pipe, in bytes.
-const READ: usize = 16 << 10;
-/// Reads of a pipe before others get their turn.
-const BUDGET: usize = 16;
+/// Bytes read from a pipe before others get their turn.
+const BUDGET: usize = 256 << 10;
 
 #[derive(Debug)]
 struct Pipe {
@@ -117,9 +113,9 @@ impl Supervisor {
             for output in self.core.handle(input, now, &mut self.rng) {
                 match output {
                     Output::Start => inputs.push(self.start()),
-                    Output::Terminate => self.terminate(),
+                    Output::Terminate => app::terminate(self.core.pid().unwrap_or(0)),
                     Output::KillAll => {
-                        app::signal_descendants(Signal::KILL);
+                        app::kill_all();
                         self.look_for_the_end(&mut inputs);
                     }
                     Output::Rollback => self.rollback = true,
@@ -168,16 +164,6 @@ impl Supervisor {
             return;
         }
         self.pipes.push(Pipe { token, stream, receiver: Some(receiver) });
-    }
-
-    fn terminate(&mut self) {
-        if let Some(pid) = self.core.pid()
-            && let Err(error) = App::signal_group(pid, Signal::TERM)
-        {
-            log::debug!("TERM to the application: {error}");
-        }
-        // Those that left the group are its processes as well.
-        app::signal_descendants(Signal::TERM);
     }
 
     /// A signal for the running application.
@@ -263,27 +249,20 @@ impl Supervisor {
         let Some(pipe) = self.pipes.get_mut(n) else { return false };
         let Some(receiver) = &mut pipe.receiver else { return false };
         let (journal, stream) = (self.journal, pipe.stream);
-        let mut buffer = [0; READ];
-        for _ in 0..budget {
-            match receiver.read(&mut buffer) {
-                Ok(0) => {
+        let each = &mut |line: &str| to_journal(journal, stream, line);
+        match logs::pump(receiver, stream, &mut self.ring, budget, edge::clock::unix_ms(), each) {
+            Ok(pumped) => {
+                if pumped.ended {
                     pipe.receiver = None;
-                    return false;
                 }
-                Ok(count) => {
-                    let each = &mut |line: &str| to_journal(journal, stream, line);
-                    self.ring.feed(stream, &buffer[..count], edge::clock::unix_ms(), each);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    log::warn!("can't read the application's {}: {error}", stream.name());
-                    pipe.receiver = None;
-                    return false;
-                }
+                !pumped.dry
+            }
+            Err(error) => {
+                log::warn!("can't read the application's {}: {error}", stream.name());
+                pipe.receiver = None;
+                false
             }
         }
-        true
     }
 
     /// An answer as JSON.
