@@ -370,9 +370,9 @@ mod tests {
     fn scene(name: &str) -> PathBuf {
         let top = std::env::temp_dir().join(format!("edge-beneath-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&top);
-        std::fs::create_dir_all(top.join("root/sub")).unwrap();
+        std::fs::create_dir_all(top.join("inner/sub")).unwrap();
         std::fs::write(top.join("secret"), "secret").unwrap();
-        std::fs::write(top.join("root/sub/file"), "inside").unwrap();
+        std::fs::write(top.join("inner/sub/file"), "inside").unwrap();
         for (target, link) in [
             ("../secret", "up"),
             ("/etc/passwd", "absolute"),
@@ -381,16 +381,16 @@ mod tests {
             ("loop", "loop"),
             ("/proc/self/root", "magic"),
         ] {
-            symlink(target, top.join("root").join(link)).unwrap();
+            symlink(target, top.join("inner").join(link)).unwrap();
         }
-        symlink("sub/file", top.join("root/inside")).unwrap();
+        symlink("sub/file", top.join("inner/inside")).unwrap();
         top
     }
 
     fn both(name: &str, test: impl Fn(&Root, &Path, bool)) {
         for walk in [false, true] {
             let top = scene(&format!("{name}{walk}"));
-            let root = Root::open(&top.join("root")).unwrap();
+            let root = Root::open(&top.join("inner")).unwrap();
             root.walk.store(walk, Ordering::Relaxed);
             test(&root, &top, walk);
             std::fs::remove_dir_all(top).unwrap();
@@ -408,7 +408,7 @@ mod tests {
                 "winding",
                 "../secret",
                 "sub/../../secret",
-                "folder/root/../secret",
+                "folder/inner/../secret",
                 "loop",
                 "magic/etc/passwd",
                 "/etc/passwd",
