@@ -10,4 +10,7 @@ mod pipeline;
 mod relay;
 mod rig;
 mod rules;
+mod sideload_app;
+mod sideload_contract;
+mod sideload_sync;
 mod store;

@@ -22,5 +22,6 @@ pub mod proxy;
 pub mod publisher;
 pub mod scratch;
 pub mod shim;
+pub mod sideload;
 pub mod subscriber;
 pub mod table;

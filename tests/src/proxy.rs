@@ -17,6 +17,7 @@ struct State {
     closed: AtomicBool,
     delay_us: AtomicU64,
     accepted: AtomicU64,
+    passed: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -89,6 +90,11 @@ impl Proxy {
         self.state.delay_us.store(one_way.as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Bytes passed on so far, both directions together.
+    pub fn passed(&self) -> u64 {
+        self.state.passed.load(Ordering::Relaxed)
+    }
+
     /// Connections accepted so far.
     pub fn accepted(&self) -> u64 {
         self.state.accepted.load(Ordering::Relaxed)
@@ -135,6 +141,7 @@ fn direction(from: TcpStream, to: TcpStream, state: Arc<State>) {
             if to.write_all(&bytes).is_err() {
                 break;
             }
+            shared.passed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         let _ = to.shutdown(Shutdown::Both);
     });
