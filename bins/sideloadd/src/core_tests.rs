@@ -186,80 +186,99 @@ fn no_two_applications_and_no_forgotten_ticket() {
     }
 }
 
+/// The world around the core: what lives, and what the core has asked for.
+#[derive(Default)]
+struct World {
+    /// The first process lives; so many others.
+    main: bool,
+    others: u8,
+    start: bool,
+    rollback: bool,
+    killed: bool,
+    committed: bool,
+    waiting: std::collections::BTreeSet<Ticket>,
+    last: u64,
+}
+
+impl World {
+    /// Something that can happen now.
+    fn event(&mut self, closing: bool, now: &mut Instant, rng: &mut fastrand::Rng) -> Option<Input> {
+        match rng.u8(..10) {
+            kind @ 0..3 if !closing => {
+                self.last += 1;
+                self.waiting.insert(Ticket(self.last));
+                Some([Input::Run, Input::Restart, Input::Kill][usize::from(kind)](Ticket(self.last)))
+            }
+            3 if !closing => {
+                self.committed = true;
+                Some(Input::Committed)
+            }
+            4 if self.start => {
+                self.start = false;
+                let status = *rng.choice(&[404, 500]).unwrap();
+                if rng.u8(..5) == 0 {
+                    return Some(Input::StartFailed(status, "none".into()));
+                }
+                (self.main, self.others, self.killed) = (true, rng.u8(..3), false);
+                Some(Input::Started(9))
+            }
+            5 if self.main && (self.killed || rng.u8(..3) == 0) => {
+                self.main = false;
+                Some(Input::Exited(*rng.choice(&[Exit::Code(0), Exit::Code(1), Exit::Signal(9)]).unwrap()))
+            }
+            6 if !self.main && self.others > 0 && self.killed => {
+                self.others -= 1;
+                (self.others == 0).then_some(Input::Gone)
+            }
+            7 if self.rollback => {
+                self.rollback = false;
+                Some(Input::RolledBack(if rng.bool() { Ok(1) } else { Err("none".into()) }))
+            }
+            8 => {
+                *now += Duration::from_millis(rng.u64(..8000));
+                Some(Input::Timer)
+            }
+            9 if !self.main && self.others == 0 => Some(Input::Gone),
+            _ => None,
+        }
+    }
+
+    fn see(&mut self, output: Output) {
+        let lives = self.main || self.others > 0;
+        match output {
+            Output::Start => {
+                assert!(!lives && !self.start, "a start while something lives");
+                self.start = true;
+            }
+            Output::KillAll | Output::Terminate => self.killed = true,
+            Output::Rollback => {
+                assert!(self.committed && !lives, "a roll-back without a commit, or twice");
+                (self.committed, self.rollback) = (false, true);
+            }
+            Output::Answer(ticket, _) => {
+                assert!(self.waiting.remove(&ticket), "{ticket:?} was answered twice");
+            }
+            Output::Note(_) => {}
+        }
+    }
+}
+
 fn simulate(rng: &mut fastrand::Rng) {
     let restart = *rng.choice(&[Restart::Never, Restart::OnFailure, Restart::Always]).unwrap();
     let mut core = Core::new(policy(restart, rng.bool()));
-    let mut now = Instant::now();
-    let (mut waiting, mut next) = (std::collections::BTreeSet::new(), 0);
-    // The world: does the first process live, do others, what was asked for.
-    let (mut main, mut others, mut start, mut rollback, mut killed) = (false, 0u8, false, false, false);
-    let mut committed = false;
+    let (mut now, mut world) = (Instant::now(), World::default());
     let steps = rng.usize(5..60);
-    for step in 0..steps + 200 {
+    for step in 0..steps + 400 {
         let closing = step >= steps;
-        let input = if step == steps {
-            Input::Shutdown
-        } else {
-            match rng.u8(..10) {
-                kind @ 0..3 if !closing => {
-                    next += 1;
-                    waiting.insert(Ticket(next));
-                    [Input::Run, Input::Restart, Input::Kill][usize::from(kind)](Ticket(next))
-                }
-                3 if !closing => Input::Committed,
-                4 if start => {
-                    start = false;
-                    if rng.u8(..5) == 0 {
-                        Input::StartFailed(404, "none".into())
-                    } else {
-                        (main, others, killed) = (true, rng.u8(..3), false);
-                        Input::Started(9)
-                    }
-                }
-                5 if main && (killed || rng.u8(..3) == 0) => {
-                    main = false;
-                    Input::Exited(*rng.choice(&[Exit::Code(0), Exit::Code(1), Exit::Signal(9)]).unwrap())
-                }
-                6 if !main && others > 0 && killed => {
-                    others -= 1;
-                    if others > 0 { continue } else { Input::Gone }
-                }
-                7 if rollback => {
-                    rollback = false;
-                    Input::RolledBack(if rng.bool() { Ok(1) } else { Err("none".into()) })
-                }
-                8 => {
-                    now += Duration::from_millis(rng.u64(..8000));
-                    Input::Timer
-                }
-                9 if !main && others == 0 => Input::Gone,
-                _ => continue,
-            }
-        };
-        committed |= input == Input::Committed;
-        for output in core.handle(input, now, rng) {
-            match output {
-                Output::Start => {
-                    assert!(!main && others == 0 && !start, "a start while something lives");
-                    start = true;
-                }
-                Output::KillAll | Output::Terminate => killed = true,
-                Output::Rollback => {
-                    assert!(committed && !main && others == 0, "a roll-back without a commit, or twice");
-                    (committed, rollback) = (false, true);
-                }
-                Output::Answer(ticket, _) => {
-                    assert!(waiting.remove(&ticket), "{ticket:?} was answered twice")
-                }
-                Output::Note(_) => {}
-            }
+        let input = if step == steps { Some(Input::Shutdown) } else { world.event(closing, &mut now, rng) };
+        for output in input.into_iter().flat_map(|input| core.handle(input, now, rng)) {
+            world.see(output);
         }
         if closing && core.is_closed() {
             break;
         }
     }
-    if core.is_closed() {
-        assert!(!main && others == 0, "closed while something lives");
-        assert!(waiting.is_empty(), "{waiting:?} were never answered");
-    }
+    assert!(core.is_closed(), "a shutdown comes to its end: {:?}", core.state());
+    assert!(!world.main && world.others == 0, "closed while something lives");
+    assert!(world.waiting.is_empty(), "{:?} were never answered", world.waiting);
 }
