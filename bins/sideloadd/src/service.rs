@@ -1,14 +1,13 @@
 //! What requests do: one exchange a connection, from the head to the last byte of the answer.
 //!
-//! Owns: which connection a sync belongs to, who follows the log, and the queues to the disk thread and the application.
+//! Owns: whose sync is under way ([`crate::turn`]), who follows the log, and the queues to the disk thread and the application.
 //! Invariants: every request is answered exactly once, after its body was read to the end; a body goes to the disk thread
 //! in pieces that count against the connection's window; a sync that loses its connection is given up, what it staged
 //! stays. Never: touches a file.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use edge::http::{ConnEvent, Response};
 use mio::Token;
@@ -21,11 +20,10 @@ use crate::logs::Position;
 use crate::naive_time;
 use crate::routes::{Refusal, Route, route};
 use crate::status;
-use crate::store::{Begun, CommitInfo, Committed};
+use crate::store::CommitInfo;
 use crate::supervisor::Supervisor;
+use crate::turn::Turn;
 
-/// A sync whose connection said nothing for so long gives way to another.
-const SILENT: Duration = Duration::from_secs(10);
 /// Unsent bytes of the log for one client; the rest waits in the ring.
 const LOG_AHEAD: usize = 32 << 10;
 
@@ -73,18 +71,6 @@ pub enum Wait {
     Commit { restart: bool, rollback: bool },
 }
 
-/// The sync under way.
-#[derive(Debug)]
-struct Owner {
-    token: Token,
-    peer: IpAddr,
-    /// Known once its manifest was judged.
-    id: Option<u64>,
-    heard: Instant,
-    /// The disk thread is at work for it.
-    busy: bool,
-}
-
 /// Everything requests work on.
 #[derive(Debug)]
 pub struct Hub {
@@ -94,7 +80,7 @@ pub struct Hub {
     overflow: VecDeque<(Token, Job)>,
     /// The application.
     pub supervisor: Supervisor,
-    owner: Option<Owner>,
+    turn: Turn,
     /// The commits that are kept, oldest first.
     pub history: Vec<CommitInfo>,
     /// Connections that follow the log.
@@ -119,7 +105,7 @@ impl Hub {
             disk,
             overflow: VecDeque::new(),
             supervisor,
-            owner: None,
+            turn: Turn::default(),
             history,
             followers: BTreeSet::new(),
             collect_max: 0,
@@ -158,57 +144,20 @@ impl Hub {
                 Exchange::Stream(Upload::File)
             }
             Route::SyncData(id) => {
-                self.check_owner(token, id, now)?;
+                self.turn.check(token, id, now)?;
                 self.send(token, Job::DataBegin);
                 Exchange::Stream(Upload::Records)
             }
             Route::SyncBegin { .. } => {
-                self.take_over(client, now)?;
+                self.turn.take(token, client.peer, now)?;
                 Exchange::Collect(route, Vec::new())
             }
             Route::SyncChunks(id) => {
-                self.check_owner(token, id, now)?;
+                self.turn.check(token, id, now)?;
                 Exchange::Collect(route, Vec::new())
             }
             other => Exchange::Act(other),
         })
-    }
-
-    /// Another sync is in the way until it was silent for a while.
-    fn take_over(&mut self, client: &Peer, now: Instant) -> Result<(), Refusal> {
-        if let Some(owner) = &self.owner
-            && owner.token != client.token
-        {
-            let silent = now.saturating_duration_since(owner.heard);
-            if owner.busy || silent < SILENT {
-                let peer = owner.peer;
-                return Err(Refusal::new(
-                    409,
-                    format!("another sync is in progress, from {peer}; try again"),
-                ));
-            }
-            log::warn!(
-                "the sync from {} was silent for {} s: another takes its place",
-                owner.peer,
-                silent.as_secs()
-            );
-        }
-        self.owner =
-            Some(Owner { token: client.token, peer: client.peer, id: None, heard: now, busy: false });
-        Ok(())
-    }
-
-    fn check_owner(&mut self, token: Token, id: u64, now: Instant) -> Result<(), Refusal> {
-        match &mut self.owner {
-            Some(owner) if owner.token == token && owner.id == Some(id) => {
-                owner.heard = now;
-                Ok(())
-            }
-            Some(owner) if owner.id == Some(id) => {
-                Err(Refusal::new(409, format!("sync {id} belongs to another connection; begin a new one")))
-            }
-            _ => Err(Refusal::new(404, format!("there is no sync {id} (any more); begin a new one"))),
-        }
     }
 
     /// The request is complete.
@@ -217,17 +166,17 @@ impl Hub {
         match exchange {
             Exchange::Refused(refusal) => Err(refusal),
             Exchange::Collect(Route::SyncBegin { force }, manifest) => {
-                self.busy(token, true);
+                self.turn.set_busy(token, true);
                 self.send(token, Job::Begin { manifest, force });
                 Ok(Exchange::Disk(Wait::Begin))
             }
             Exchange::Collect(_, lists) => {
-                self.busy(token, true);
+                self.turn.set_busy(token, true);
                 self.send(token, Job::Chunks(lists));
                 Ok(Exchange::Disk(Wait::Plain))
             }
             Exchange::Stream(upload) => {
-                self.busy(token, true);
+                self.turn.set_busy(token, true);
                 self.send(token, if upload == Upload::File { Job::PutEnd } else { Job::DataEnd });
                 Ok(Exchange::Disk(Wait::Plain))
             }
@@ -270,20 +219,19 @@ impl Hub {
                 Ok(answer(client, &json!({ "commit": self.commit(), "history": history }), now))
             }
             Route::SyncCommit { sync, restart } => {
-                self.check_owner(token, sync, now)?;
-                self.busy(token, true);
+                self.turn.check(token, sync, now)?;
+                self.turn.set_busy(token, true);
                 self.send(token, Job::Commit);
                 Ok(Exchange::Disk(Wait::Commit { restart, rollback: false }))
             }
             Route::SyncAbandon(sync) => {
-                self.check_owner(token, sync, now)?;
-                self.owner = None;
+                self.turn.check(token, sync, now)?;
+                self.turn.end(token);
                 plain(self, Job::Abandon)
             }
             Route::Rollback { to, restart } => {
-                if self.owner.is_some() {
-                    return Err(Refusal::new(409, "a sync is in progress; try again after it"));
-                }
+                self.turn.check_free(token, now)?;
+                self.turn.clear();
                 self.send(token, Job::Rollback(to));
                 Ok(Exchange::Disk(Wait::Commit { restart, rollback: true }))
             }
@@ -323,12 +271,6 @@ impl Hub {
         Ok(Exchange::Log(since, until))
     }
 
-    fn busy(&mut self, token: Token, busy: bool) {
-        if let Some(owner) = self.owner.as_mut().filter(|owner| owner.token == token) {
-            owner.busy = busy;
-        }
-    }
-
     /// What the disk thread has done.
     pub fn next_done(&mut self) -> Option<Done> {
         self.refill();
@@ -340,7 +282,7 @@ impl Hub {
         let result = match done.answer {
             Some(Ok(Answer::Committed { committed, history })) => {
                 self.history = history;
-                self.owner = None;
+                self.turn.clear();
                 Ok(committed.restored.unwrap_or(committed.commit))
             }
             Some(Err(refusal)) => Err(refusal.message),
@@ -352,14 +294,14 @@ impl Hub {
     /// A task for a connection (if it is still there) is done.
     pub fn done(&mut self, done: Done, client: Option<&mut Peer>, now: Instant) {
         let Done { to, bytes, answer: outcome } = done;
-        if let Some(owner) = self.owner.as_mut().filter(|owner| owner.token == to) {
-            owner.heard = now;
-            owner.busy &= outcome.is_none();
+        self.turn.heard(to, now);
+        if outcome.is_some() {
+            self.turn.set_busy(to, false);
         }
         // What a lost connection has committed is committed all the same.
         if let Some(Ok(Answer::Committed { history, committed })) = &outcome {
             self.history.clone_from(history);
-            self.owner = self.owner.take().filter(|owner| owner.token != to);
+            self.turn.end(to);
             // What was brought back by hand is not on probation.
             if committed.restored.is_none() {
                 self.supervisor.handle(Input::Committed, now);
@@ -376,7 +318,7 @@ impl Hub {
             Ok(next) => client.state = next,
             Err(refusal) => {
                 // A refused manifest leaves no sync.
-                self.owner = self.owner.take().filter(|owner| owner.token != to || owner.id.is_some());
+                self.turn.end_unless_begun(to);
                 client.http.respond(&refusal.response(), now);
                 client.state = Exchange::None;
             }
@@ -392,11 +334,15 @@ impl Hub {
     ) -> Result<Exchange, Refusal> {
         Ok(match (exchange, outcome) {
             (Exchange::Disk(Wait::Begin), Answer::Begun(begun)) => {
-                self.begun(client.token, &begun);
-                answer(client, &begun_json(&begun), now)
+                if begun.unchanged {
+                    self.turn.end(client.token);
+                } else {
+                    self.turn.begun(client.token, begun.session);
+                }
+                answer(client, &status::begun_json(&begun), now)
             }
             (Exchange::Disk(Wait::Commit { restart, rollback }), Answer::Committed { committed, .. }) => {
-                let mut fields = committed_json(&committed, rollback);
+                let mut fields = status::committed_json(&committed, rollback);
                 if !restart {
                     return Ok(answer(client, &fields, now));
                 }
@@ -436,15 +382,6 @@ impl Hub {
         })
     }
 
-    fn begun(&mut self, token: Token, begun: &Begun) {
-        if let Some(owner) = self.owner.as_mut().filter(|owner| owner.token == token) {
-            owner.id = Some(begun.session);
-        }
-        if begun.unchanged {
-            self.owner = None;
-        }
-    }
-
     /// The application answers whoever waits.
     pub fn app_answered(&mut self, client: &mut Peer, reply: &Reply, now: Instant) {
         let Exchange::App(fields) = std::mem::take(&mut client.state) else { return };
@@ -467,9 +404,7 @@ impl Service for Hub {
     type State = Exchange;
 
     fn event(&mut self, client: &mut Peer, event: ConnEvent, now: Instant) {
-        if let Some(owner) = self.owner.as_mut().filter(|owner| owner.token == client.token) {
-            owner.heard = now;
-        }
+        self.turn.heard(client.token, now);
         match event {
             ConnEvent::Head(request) => {
                 log::debug!("client {}: {} {}", client.peer, request.method, request.target);
@@ -490,7 +425,7 @@ impl Service for Hub {
                 Exchange::Collect(..) => {
                     let most = edge::text::bytes(self.collect_max as u64);
                     let why = format!("this is longer than limits.manifest-max = {most} on the device");
-                    self.owner = self.owner.take().filter(|o| o.token != client.token || o.id.is_some());
+                    self.turn.end_unless_begun(client.token);
                     client.state = Exchange::Refused(Refusal::new(413, why));
                 }
                 _ => {}
@@ -541,8 +476,7 @@ impl Service for Hub {
         if matches!(client.state, Exchange::Stream(_) | Exchange::Disk(_)) {
             self.send(client.token, Job::Gone);
         }
-        if self.owner.as_ref().is_some_and(|owner| owner.token == client.token) {
-            self.owner = None;
+        if self.turn.end(client.token) {
             self.send(client.token, Job::Abandon);
         }
     }
@@ -552,25 +486,4 @@ impl Service for Hub {
 fn answer(client: &mut Peer, value: &Value, now: Instant) -> Exchange {
     client.http.respond(&Response::json(200, value), now);
     Exchange::None
-}
-
-fn begun_json(begun: &Begun) -> Value {
-    json!({
-        "sync": begun.session,
-        "commit": begun.commit,
-        "state": if begun.unchanged { "unchanged" } else { "open" },
-        "lacks": begun.lacks,
-        "chunked": begun.chunked,
-        "deletes": begun.deletes,
-        "bytes": begun.bytes,
-    })
-}
-
-fn committed_json(committed: &Committed, rollback: bool) -> Value {
-    let Committed { commit, changed, deleted, bytes, restored } = committed;
-    let mut value = json!({ "commit": commit, "changed": changed, "deleted": deleted, "bytes": bytes });
-    if rollback {
-        value["restored"] = json!(restored);
-    }
-    value
 }

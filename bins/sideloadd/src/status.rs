@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::State;
 use crate::service::Hub;
-use crate::store::CommitInfo;
+use crate::store::{Begun, CommitInfo, Committed};
 
 /// What does not change between reloads.
 #[derive(Debug, Clone)]
@@ -105,4 +105,27 @@ pub fn metrics(hub: &Hub, connections: usize) -> Metrics {
         );
     }
     m
+}
+
+/// The answer to a manifest.
+pub fn begun_json(begun: &Begun) -> Value {
+    json!({
+        "sync": begun.session,
+        "commit": begun.commit,
+        "state": if begun.unchanged { "unchanged" } else { "open" },
+        "lacks": begun.lacks,
+        "chunked": begun.chunked,
+        "deletes": begun.deletes,
+        "bytes": begun.bytes,
+    })
+}
+
+/// A commit or roll-back that was just made.
+pub fn committed_json(committed: &Committed, rollback: bool) -> Value {
+    let Committed { commit, changed, deleted, bytes, restored } = committed;
+    let mut value = json!({ "commit": commit, "changed": changed, "deleted": deleted, "bytes": bytes });
+    if rollback {
+        value["restored"] = json!(restored);
+    }
+    value
 }
