@@ -151,10 +151,13 @@ impl Daemon {
         if self.config.raw.run_app_immediately {
             self.hub.supervisor.handle(Input::Run(Ticket(OURSELVES.0 as u64)), now);
         }
-        while !self.ended {
+        loop {
             let now = Instant::now();
             self.settle(now);
             self.observe(now);
+            if self.ended {
+                break;
+            }
             let deadlines = [
                 self.timers.deadline(),
                 self.conns.as_ref().and_then(|conns| conns.deadline(now)),
