@@ -27,7 +27,7 @@ use edge::{
     },
 };
 
-pub use walk::{IGNORE_FILE, walker};
+pub use walk::{IGNORE_FILE, listing, walker};
 
 /// What a scan tells while it runs.
 pub trait Watcher {

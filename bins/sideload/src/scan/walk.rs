@@ -58,6 +58,25 @@ pub fn walker(top: &Path) -> WalkBuilder {
     builder
 }
 
+/// The names of what counts in `folder`, at `top` or below it; only the folders on the way there are read. Empty when
+/// a rule ignores the folder.
+#[must_use]
+pub fn listing(top: &Path, folder: &Path) -> Vec<PathBuf> {
+    let on_the_way = folder.to_owned();
+    walker(top)
+        .max_depth(Some(folder.strip_prefix(top).map_or(0, |rel| rel.components().count()) + 1))
+        .filter_entry(move |entry| {
+            let path = entry.path();
+            entry.depth() == 0
+                || (!never(entry) && (on_the_way.starts_with(path) || path.parent() == Some(&on_the_way)))
+        })
+        .build()
+        .filter_map(Result::ok)
+        .map(DirEntry::into_path)
+        .filter(|path| path.parent() == Some(folder))
+        .collect()
+}
+
 /// What no rule can make part of a sync: keys and certificates, git's own files, the device's own folder.
 fn never(entry: &DirEntry) -> bool {
     let name = entry.file_name();
