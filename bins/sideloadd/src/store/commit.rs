@@ -1,16 +1,18 @@
-//! Deciding a commit and putting it into place.
+//! Deciding a commit.
 //!
-//! Invariants: nothing visible changes before the journal is durable; every step of a journal may be done twice; what an
-//! application left in the way is moved to `aside/`, never deleted; the journal goes only when all of it is durable.
+//! Invariants: nothing visible changes before the journal is durable; what a commit relies on (content found on the
+//! device, files that stay as they are) is looked at again just before; a commit that fails leaves the old tree.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use edge::sync::content;
+use edge::beneath::Stat;
+use edge::sync::ContentId;
 use edge::sync::manifest::{Entry, Manifest};
-use edge::sync::{ContentId, RelPath};
 
-use super::journal::{CommitInfo, Journal, Op, Source, decode_commit, encode_commit};
-use super::{Error, Live, Now, OURS, Recovery, Store, object, ours};
+use super::apply::Apply;
+use super::journal::{CommitInfo, Journal, Op, Source, encode_commit};
+use super::stage::Session;
+use super::{Error, Live, Now, OURS, Store, object, ours};
 
 /// What a commit did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,14 +29,21 @@ pub struct Committed {
     pub restored: Option<u64>,
 }
 
+/// The steps of a commit, and the files that must be durable before it is decided.
+#[derive(Debug, Default)]
+struct Plan {
+    ops: Vec<Op>,
+    flush: Vec<String>,
+}
+
 impl Store {
     /// Commits the sync under way.
     ///
     /// # Errors
-    /// Something is still lacking (the sync goes on), or the disk failed: before the decision the old tree stays, after
-    /// it the commit is finished at the next opportunity.
+    /// Something is still lacking (the sync goes on), or was changed on the device meanwhile, or the disk failed: the
+    /// old tree stays. Only if the disk refuses even to take half a commit back, it is finished later instead.
     pub fn commit(&mut self, now: Now) -> Result<Committed, Error> {
-        let lacking = self.session.as_ref().map(|session| session.lacking());
+        let lacking = self.session.as_ref().map(Session::lacking);
         match lacking {
             None => return Err(Error::refused(409, "no sync is under way here: begin again")),
             Some(0) => {}
@@ -43,7 +52,8 @@ impl Store {
         let Some(session) = self.session.take() else {
             return Err(Error::refused(409, "no sync is under way"));
         };
-        self.commit_tree(session.manifest, &session.live, None, now)
+        self.finish_decided()?;
+        self.commit_tree(session, None, now)
     }
 
     /// Brings an earlier commit back, as a new one: `to`, or the one before the one in force.
@@ -52,20 +62,32 @@ impl Store {
     /// There is none, or its content is damaged; nothing changed then.
     pub fn rollback(&mut self, to: Option<u64>, now: Now) -> Result<Committed, Error> {
         self.session = None;
-        self.finish_decided(now)?;
+        self.finish_decided()?;
         let target = self.rollback_target(to)?;
         let manifest = self.read_commit(target)?.1;
         let live = self.compare(&manifest, now)?;
-        for (entry, state) in manifest.entries().iter().zip(&live) {
-            if *state == Live::Other && !self.has_object(entry.id, entry.size, now)? {
+        let mut session = Session::new(0, manifest, live, &[]);
+        let present = session.present();
+        let mut copies = 0u64;
+        for (entry, seen) in session.manifest.entries().iter().zip(&session.live) {
+            if seen.state != Live::Other {
+                continue;
+            }
+            if present.contains(&entry.id) || session.objects.contains_key(&entry.id) {
+                copies = copies.saturating_add(entry.size);
+                continue;
+            }
+            let Some(stat) = self.has_object(entry.id, entry.size, now)? else {
                 let path = &entry.path;
                 let why = format!(
                     "commit {target} can't be brought back: its content of {path} was changed or lost"
                 );
                 return Err(Error::refused(409, why));
-            }
+            };
+            session.objects.insert(entry.id, stat);
         }
-        self.commit_tree(manifest, &live, Some(target), now)
+        self.make_room(copies, &session.ids())?;
+        self.commit_tree(session, Some(target), now)
     }
 
     /// Which commit a rollback brings back. What was rolled back to counts as being there: twice goes two back.
@@ -89,72 +111,120 @@ impl Store {
 
     fn commit_tree(
         &mut self,
-        manifest: Manifest,
-        live: &[Live],
+        mut session: Session,
         restored: Option<u64>,
         now: Now,
     ) -> Result<Committed, Error> {
-        let commit = self.head() + 1;
-        let (ops, flush) = self.plan(&manifest, live, now)?;
+        self.recheck(&mut session, now)?;
+        let plan = self.plan(&session).inspect_err(|_| self.clean_stage())?;
+        let manifest = session.manifest;
         let count = |test: fn(&Op) -> bool| {
-            u32::try_from(ops.iter().filter(|op| test(op)).count()).unwrap_or(u32::MAX)
+            u32::try_from(plan.ops.iter().filter(|op| test(op)).count()).unwrap_or(u32::MAX)
         };
-        let deleted = count(|op| matches!(op, Op::Delete { .. }));
-        let changed = count(|op| !matches!(op, Op::Delete { .. }));
         let info = CommitInfo {
-            commit,
+            commit: self.head() + 1,
             time_ms: u64::try_from(now.unix_ns / 1_000_000).unwrap_or(0),
             files: u32::try_from(manifest.entries().len()).unwrap_or(u32::MAX),
             bytes: manifest.bytes(),
-            changed,
-            deleted,
+            changed: count(|op| !matches!(op, Op::Delete { .. })),
+            deleted: count(|op| matches!(op, Op::Delete { .. })),
             restored,
         };
-        let journal = Journal { commit, ops };
-        self.decide(&info, &manifest, &journal, &flush)?;
-        self.apply(&journal, now)?;
-        Ok(Committed { commit, changed, deleted, bytes: info.bytes, restored })
+        let CommitInfo { commit, changed, deleted, bytes, .. } = info;
+        let journal = Journal { commit, ops: plan.ops };
+        self.decide(&info, &manifest, &journal, &plan.flush).inspect_err(|_| self.withdraw(commit))?;
+        let mut apply = Apply::new(&self.disk, &journal, false);
+        if let Err(error) = apply.run() {
+            match apply.take_back() {
+                Ok(()) => self.withdraw(commit),
+                Err(second) => log::error!(
+                    "commit {commit} is half in place, and the disk refuses to take it back; it is finished as soon \
+                     as that works: {}",
+                    edge::log::chain(&second)
+                ),
+            }
+            return Err(error);
+        }
+        self.drop_journal();
+        self.is_in_place(info, manifest);
+        Ok(Committed { commit, changed, deleted, bytes, restored })
     }
 
-    /// The steps, and the files that must be durable before the decision. Copies are made here.
-    fn plan(
-        &mut self,
-        manifest: &Manifest,
-        live: &[Live],
-        now: Now,
-    ) -> Result<(Vec<Op>, Vec<String>), Error> {
-        // An object whose inode a live path keeps can't be linked to another one.
-        let mut taken: HashSet<ContentId> = HashSet::new();
-        for (entry, state) in manifest.entries().iter().zip(live) {
-            if *state != Live::Other {
-                taken.insert(entry.id);
+    /// Looks again at what was found when the sync began: uploads take their time, and old clients and the application
+    /// may have written meanwhile.
+    fn recheck(&mut self, session: &mut Session, now: Now) -> Result<(), Error> {
+        self.disk.keep_folder(true);
+        let done = self.recheck_files(session, now);
+        self.disk.keep_folder(false);
+        done?;
+        let present = session.present();
+        let mut looked = HashSet::new();
+        for (entry, seen) in session.manifest.entries().iter().zip(&session.live) {
+            if seen.state != Live::Other || !looked.insert(entry.id) {
+                continue;
+            }
+            let stat = self.disk.stat(&object(entry.id))?;
+            let before = session.objects.get(&entry.id);
+            let same = |a: &Stat, b: &Stat| (a.ino, a.size, a.mtime_ns) == (b.ino, b.size, b.mtime_ns);
+            if stat.is_some_and(|stat| before.is_some_and(|before| same(before, &stat))) {
+                continue;
+            }
+            if self.has_object(entry.id, entry.size, now)?.is_none() && !present.contains(&entry.id) {
+                let why =
+                    format!("the content of {} was changed on the device meanwhile; sync again", entry.path);
+                return Err(Error::refused(409, why));
             }
         }
-        let (mut ops, mut flush) = (Vec::new(), Vec::new());
-        for (at, (entry, state)) in manifest.entries().iter().zip(live).enumerate() {
-            let path = entry.path.to_string();
-            match state {
-                Live::Same => self.adopt(entry)?,
-                Live::Mode => {
-                    self.adopt(entry)?;
-                    ops.push(Op::Mode { path, mode: entry.mode });
-                }
-                Live::Other => {
-                    let from = if taken.insert(entry.id) && self.is_free(entry.id, manifest, live)? {
-                        flush.push(object(entry.id));
-                        Source::Object(entry.id.to_hex())
-                    } else {
-                        let name = format!("copy-{at}");
-                        flush.push(self.make_copy(entry, &name, now)?);
-                        Source::Copy(name)
-                    };
-                    ops.push(Op::Place { path, from, mode: entry.mode, mtime_ns: entry.mtime_ns });
-                }
+        Ok(())
+    }
+
+    fn recheck_files(&mut self, session: &mut Session, now: Now) -> Result<(), Error> {
+        for (entry, seen) in session.manifest.entries().iter().zip(&mut session.live) {
+            if seen.state != Live::Other && self.disk.stat(&entry.path)? != seen.stat {
+                *seen = self.compare_one(entry, now)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Copies are made here; nothing in the tree changes.
+    fn plan(&self, session: &Session) -> Result<Plan, Error> {
+        let manifest = &session.manifest;
+        let mut plan = Plan::default();
+        let staying =
+            || manifest.entries().iter().zip(&session.live).filter(|(_, seen)| seen.state != Live::Other);
+        for (entry, seen) in staying() {
+            self.adopt(entry)?;
+            if seen.state == Live::Mode {
+                plan.ops.push(Op::Mode { path: entry.path.to_string(), mode: entry.mode });
+            }
+        }
+        // An object whose inode a live path keeps can't be linked to another one.
+        let mut taken = session.present();
+        let goes = self.goes(session);
+        for (at, (entry, seen)) in manifest.entries().iter().zip(&session.live).enumerate() {
+            if seen.state != Live::Other {
+                continue;
+            }
+            let rel = object(entry.id);
+            let stat = self.disk.stat(&rel)?;
+            let from = if taken.insert(entry.id) && self.is_free(entry.id, stat, &goes)? {
+                if let Some(stat) = stat.filter(|stat| stat.nlink == 1) {
+                    self.dress(&rel, &stat, entry)?;
+                }
+                plan.flush.push(rel);
+                Source::Object(entry.id.to_hex())
+            } else {
+                let name = format!("copy-{at}");
+                plan.flush.push(self.make_copy(entry, &name)?);
+                Source::Copy(name)
+            };
+            let path = entry.path.to_string();
+            plan.ops.push(Op::Place { path, from, mode: entry.mode, mtime_ns: entry.mtime_ns });
         }
         let gone = self.head.entries().iter().filter(|e| manifest.get(&e.path).is_none());
-        ops.extend(gone.map(|e| Op::Delete { path: e.path.to_string() }));
-        Ok((ops, flush))
+        plan.ops.extend(gone.map(|e| Op::Delete { path: e.path.to_string() }));
+        Ok(plan)
     }
 
     /// A file that an old client put has no object yet: history needs one.
@@ -166,47 +236,66 @@ impl Store {
         Ok(())
     }
 
+    /// The committed paths that this commit replaces or deletes, by what they held.
+    fn goes<'a>(&'a self, session: &Session) -> HashMap<ContentId, Vec<&'a Entry>> {
+        let entries = session.manifest.entries();
+        let mut goes: HashMap<ContentId, Vec<&Entry>> = HashMap::new();
+        for entry in self.head.entries() {
+            let at = entries.binary_search_by(|e| e.path.cmp(&entry.path));
+            if at.map_or(true, |at| session.live.get(at).is_some_and(|seen| seen.state == Live::Other)) {
+                goes.entry(entry.id).or_default().push(entry);
+            }
+        }
+        goes
+    }
+
     /// Whether no path that stays is a name of the object's inode.
-    fn is_free(&self, id: ContentId, manifest: &Manifest, live: &[Live]) -> Result<bool, Error> {
-        let Some(stat) = self.disk.stat(&object(id))? else { return Ok(true) };
-        let goes = |entry: &&Entry| {
-            let at = manifest.entries().binary_search_by(|e| e.path.cmp(&entry.path));
-            at.map_or(true, |at| live.get(at) == Some(&Live::Other))
-        };
+    fn is_free(
+        &self,
+        id: ContentId,
+        stat: Option<Stat>,
+        goes: &HashMap<ContentId, Vec<&Entry>>,
+    ) -> Result<bool, Error> {
+        let Some(stat) = stat.filter(|stat| stat.nlink > 1) else { return Ok(true) };
         let mut names = 1;
-        for entry in self.head.entries().iter().filter(|e| e.id == id).filter(goes) {
+        for entry in goes.get(&id).into_iter().flatten() {
             let there = self.disk.stat(&entry.path)?;
             names += u64::from(there.is_some_and(|s| (s.dev, s.ino) == (stat.dev, stat.ino)));
         }
         Ok(stat.nlink <= names)
     }
 
-    fn make_copy(&mut self, entry: &Entry, name: &str, now: Now) -> Result<String, Error> {
-        let rel = ours(&format!("stage/{name}"));
-        let from = object(entry.id);
-        // It may be the object of a path that is live: what was checked at the beginning may have changed.
-        if !self.has_object(entry.id, entry.size, now)? {
-            return self.copy_from_live(entry, rel);
+    /// Mode and time of content that has no name in the tree yet: then they are durable with it.
+    fn dress(&self, rel: &str, stat: &Stat, entry: &Entry) -> Result<(), Error> {
+        if stat.mode & 0o777 != entry.mode {
+            self.disk.set_mode(rel, entry.mode)?;
         }
-        let source = self.disk.open(&from)?;
-        let copy = self.disk.create(&rel)?;
-        self.disk.copy(&source, 0, &copy, 0, entry.size, &rel)?;
-        Ok(rel)
+        if stat.mtime_ns != entry.mtime_ns {
+            self.disk.set_mtime(rel, entry.mtime_ns)?;
+        }
+        Ok(())
     }
 
-    /// There is no object (an old client put the file): the content is that of another path, and verified while copied.
-    fn copy_from_live(&mut self, entry: &Entry, rel: String) -> Result<String, Error> {
-        let lost = || {
-            Error::refused(409, format!("the content of {} was changed meanwhile; sync again", entry.path))
+    fn make_copy(&self, entry: &Entry, name: &str) -> Result<String, Error> {
+        let rel = ours(&format!("stage/{name}"));
+        let from = object(entry.id);
+        let source = self.disk.open(&from)?;
+        let stat = || {
+            Stat::of(&source)
+                .map_err(|source| Error::io("look at", self.disk.root.path().join(&from), source))
         };
-        let holder = self.head.entries().iter().find(|e| e.id == entry.id).map(|e| e.path.clone());
-        let mut source = self.disk.open(&holder.ok_or_else(lost)?)?;
+        let before = stat()?;
         let copy = self.disk.create(&rel)?;
         self.disk.copy(&source, 0, &copy, 0, entry.size, &rel)?;
-        drop(copy);
-        source = self.disk.open(&rel)?;
-        let hashed = content::hash(&mut source).map_err(|_| lost())?;
-        if hashed.id == entry.id { Ok(rel) } else { Err(lost()) }
+        let after = stat()?;
+        // The application writes into the file that this content is.
+        if (after.size, after.mtime_ns) != (before.size, before.mtime_ns) {
+            let why =
+                format!("the content of {} was changed on the device meanwhile; sync again", entry.path);
+            return Err(Error::refused(409, why));
+        }
+        self.disk.set_attributes(&copy, entry.mode, entry.mtime_ns, &rel)?;
+        Ok(rel)
     }
 
     /// Makes all durable that the commit needs, then writes the journal: from then on it is going to happen.
@@ -230,247 +319,14 @@ impl Store {
         self.disk.fsync_dir(OURS)
     }
 
-    /// Puts a decided commit into place. Safe to repeat from any point.
-    pub(super) fn apply(&mut self, journal: &Journal, now: Now) -> Result<(), Error> {
-        let placed: HashSet<&str> = journal.ops.iter().filter_map(target).collect();
-        let mut folders: BTreeSet<String> = BTreeSet::new();
-        let is_in_the_way = |path: &str| {
-            let above = path.match_indices('/').any(|(at, _)| placed.contains(&path[..at]));
-            above || placed.iter().any(|p| p.strip_prefix(path).is_some_and(|rest| rest.starts_with('/')))
-        };
-        let (early, late): (Vec<&Op>, Vec<&Op>) = journal
-            .ops
-            .iter()
-            .filter(|op| matches!(op, Op::Delete { .. }))
-            .partition(|op| is_in_the_way(op.path()));
-        for op in early {
-            self.delete(op.path(), &mut folders)?;
-        }
-        for (at, op) in journal.ops.iter().enumerate() {
-            match op {
-                Op::Place { path, from, mode, mtime_ns } => {
-                    folders.insert(parent(path).to_owned());
-                    self.place(path, from, journal.commit, at)?;
-                    self.disk.set_mode(path, *mode)?;
-                    self.disk.set_mtime(path, *mtime_ns)?;
-                    self.settle_later(path);
-                }
-                Op::Mode { path, mode } => {
-                    // The application may have removed it since: then it comes back with the next sync.
-                    match self.disk.set_mode(path, *mode) {
-                        Err(error) if error.status() == 404 => {}
-                        other => other?,
-                    }
-                    self.settle_later(path);
-                }
-                Op::Delete { .. } => {}
+    /// A commit that failed leaves nothing but the content that came. What can't be removed now is at the next start.
+    fn withdraw(&self, commit: u64) {
+        for rel in [ours("journal"), ours(&format!("commits/{commit}.new"))] {
+            if let Err(error) = self.disk.unlink(&rel) {
+                log::warn!("{}", edge::log::chain(&error));
             }
         }
-        for op in late {
-            self.delete(op.path(), &mut folders)?;
-        }
-        self.finish(journal, &folders, now)
-    }
-
-    fn settle_later(&mut self, path: &str) {
-        if let Ok(path) = RelPath::new(path) {
-            self.unsettled.insert(path);
-        }
-    }
-
-    fn place(&mut self, path: &str, from: &Source, commit: u64, at: usize) -> Result<(), Error> {
-        self.clear_the_way(path, commit, at)?;
-        self.disk.make_folders(parent(path))?;
-        let link = ours(&format!("stage/link-{at}"));
-        match from {
-            Source::Copy(name) => {
-                let copy = ours(&format!("stage/{name}"));
-                // It is gone: it was put into place already.
-                if self.disk.stat(&copy)?.is_some() { self.disk.rename(&copy, path) } else { Ok(()) }
-            }
-            Source::Object(id) => {
-                let object = ours(&format!("objects/{id}"));
-                let Some(wanted) = self.disk.stat(&object)? else {
-                    return Err(Error::refused(
-                        500,
-                        format!("{object} is gone: was it removed by hand? Sync again"),
-                    ));
-                };
-                self.disk.unlink(&link)?;
-                // Renaming one name of a file onto another name of it would do nothing at all.
-                if self.disk.stat(path)?.is_some_and(|stat| (stat.dev, stat.ino) == (wanted.dev, wanted.ino))
-                {
-                    return Ok(());
-                }
-                self.disk.link(&object, &link)?;
-                self.disk.rename(&link, path)
-            }
-        }
-    }
-
-    /// Moves aside what the application made where a file or one of its folders goes.
-    fn clear_the_way(&self, path: &str, commit: u64, at: usize) -> Result<(), Error> {
-        for (n, (end, _)) in path.match_indices('/').enumerate() {
-            let folder = &path[..end];
-            if self.disk.stat(folder)?.is_some_and(|stat| !stat.is_dir) {
-                self.move_aside(folder, &format!("{commit}-{at}-{n}"))?;
-            }
-        }
-        if self.disk.stat(path)?.is_some_and(|stat| stat.is_dir) {
-            // An empty folder is nobody's; another one is kept.
-            if self.disk.rmdir(path).is_err() {
-                self.move_aside(path, &format!("{commit}-{at}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn move_aside(&self, path: &str, name: &str) -> Result<(), Error> {
-        let to = ours(&format!("aside/{name}"));
-        log::warn!("{path} was in the way of a sync and is {to} now");
-        self.disk.rename(path, &to)
-    }
-
-    fn delete(&mut self, path: &str, folders: &mut BTreeSet<String>) -> Result<(), Error> {
-        folders.insert(parent(path).to_owned());
-        let found = match self.disk.stat(path) {
-            // The application put a link that leaves the root where the folder was: our file is not there.
-            Err(Error::Path(edge::beneath::Error::Escapes { .. })) => return Ok(()),
-            other => other?,
-        };
-        match found {
-            // A folder that the application made where the file was is not ours to delete.
-            Some(stat) if stat.is_dir => return Ok(()),
-            Some(_) => drop(self.disk.unlink(path)?),
-            None => {}
-        }
-        let mut folder = parent(path);
-        while !folder.is_empty() {
-            match self.disk.rmdir(folder) {
-                Ok(_) => {}
-                #[cfg(test)]
-                Err(error @ Error::Stopped) => return Err(error),
-                // Not empty: something still lives there.
-                Err(_) => break,
-            }
-            folder = parent(folder);
-            folders.insert(folder.to_owned());
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, journal: &Journal, folders: &BTreeSet<String>, now: Now) -> Result<(), Error> {
-        let (new, record) =
-            (ours(&format!("commits/{}.new", journal.commit)), ours(&format!("commits/{}", journal.commit)));
-        if self.disk.stat(&new)?.is_some() {
-            self.disk.rename(&new, &record)?;
-        }
-        let commits = ours("commits");
-        let all: Vec<&str> = folders.iter().map(String::as_str).chain([commits.as_str()]).collect();
-        self.disk.flush(std::iter::empty(), all.into_iter())?;
-        self.disk.unlink(&ours("journal"))?;
-        self.disk.fsync_dir(OURS)?;
-        let (info, manifest) = self.read_commit(journal.commit)?;
-        self.commits.retain(|known| known.commit != info.commit);
-        self.commits.push(info);
-        self.head = manifest;
-        match self.trim_history(now) {
-            #[cfg(test)]
-            Err(error @ Error::Stopped) => Err(error),
-            // The commit stands all the same.
-            Err(error) => {
-                log::warn!("can't drop earlier commits: {}", edge::log::chain(&error));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    pub(super) fn read_commit(&self, number: u64) -> Result<(CommitInfo, Manifest), Error> {
-        let rel = ours(&format!("commits/{number}"));
-        let bytes = self.read_ours(&rel)?;
-        decode_commit(&bytes)
-            .ok_or_else(|| Error::refused(500, format!("{rel} is damaged: commit {number} can't be read")))
-    }
-
-    pub(super) fn read_ours(&self, rel: &str) -> Result<Vec<u8>, Error> {
-        use std::io::Read as _;
-        let mut bytes = Vec::new();
-        let path = self.disk.root.path().join(rel);
-        let read = self.disk.open(rel)?.read_to_end(&mut bytes);
-        read.map_err(|source| Error::Io { action: "read", path, source })?;
-        Ok(bytes)
-    }
-
-    /// Finishes a commit that was decided and could not be put into place then.
-    pub(super) fn finish_decided(&mut self, now: Now) -> Result<Option<u64>, Error> {
-        let rel = ours("journal");
-        if self.disk.stat(&rel)?.is_none() {
-            return Ok(None);
-        }
-        match Journal::decode(&self.read_ours(&rel)?) {
-            Some(journal) => {
-                self.apply(&journal, now)?;
-                Ok(Some(journal.commit))
-            }
-            None => {
-                // It was renamed into place whole: this is the disk's doing, or somebody's.
-                log::error!(
-                    "{rel} is damaged; it is kept in aside/, and what it had to finish needs a new sync"
-                );
-                self.disk.rename(&rel, &ours("aside/journal"))?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// What [`Store::open`] does after the folders are there.
-    pub(super) fn recover(&mut self, now: Now) -> Result<Recovery, Error> {
-        let mut recovery = Recovery::default();
-        let mut numbers: Vec<u64> = Vec::new();
-        numbers.extend(self.disk.names(&ours("commits"))?.iter().filter_map(|name| name.parse::<u64>().ok()));
-        numbers.sort_unstable();
-        for number in numbers {
-            match self.read_commit(number) {
-                Ok((info, manifest)) => {
-                    self.commits.push(info);
-                    self.head = manifest;
-                }
-                Err(Error::Refused { message, .. }) => {
-                    recovery.notes.push(message);
-                    let from = ours(&format!("commits/{number}"));
-                    self.disk.rename(&from, &ours(&format!("aside/commit-{number}")))?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        recovery.finished = self.finish_decided(now)?;
-        for name in self.disk.names(&ours("commits"))? {
-            if name.ends_with(".new") {
-                self.disk.unlink(&ours(&format!("commits/{name}")))?;
-            }
-        }
-        for name in self.disk.names(&ours("stage"))? {
-            if !name.ends_with(".part") {
-                self.disk.unlink(&ours(&format!("stage/{name}")))?;
-            }
-        }
-        Ok(recovery)
-    }
-}
-
-impl Op {
-    fn path(&self) -> &str {
-        match self {
-            Op::Place { path, .. } | Op::Mode { path, .. } | Op::Delete { path } => path,
-        }
-    }
-}
-
-fn target(op: &Op) -> Option<&str> {
-    match op {
-        Op::Place { path, .. } => Some(path),
-        Op::Mode { .. } | Op::Delete { .. } => None,
+        self.clean_stage();
     }
 }
 

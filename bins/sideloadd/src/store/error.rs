@@ -43,15 +43,15 @@ pub enum Error {
     /// The manifest is refused.
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
-    /// A test ended the run here.
-    #[cfg(test)]
-    #[error("stopped by a test")]
-    Stopped,
 }
 
 impl Error {
     pub(super) fn refused(status: u16, message: impl Into<String>) -> Error {
         Error::Refused { status, message: message.into() }
+    }
+
+    pub(super) fn io(action: &'static str, path: PathBuf, source: io::Error) -> Error {
+        Error::Io { action, path, source }
     }
 
     pub(super) fn not_found(path: &RelPath) -> Error {
@@ -75,8 +75,6 @@ impl Error {
                     _ => 500,
                 }
             }
-            #[cfg(test)]
-            Error::Stopped => 500,
         }
     }
 }

@@ -8,10 +8,11 @@ use edge::beneath::Stat;
 use edge::sync::RelPath;
 
 use super::commit::parent;
+use super::stage::Session;
 use super::{Error, OURS, Store, ours};
 
 /// Folders within folders that are listed, at most.
-const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 512;
 
 /// A file of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,7 @@ impl Store {
                 format!("{path} has {size}, more than file-max = {most} on the device"),
             ));
         }
+        self.finish_decided()?;
         // What is there now: a folder is in the way, a link that leaves the root is refused here and not after the body.
         let old = self.disk.stat(&path)?;
         if old.is_some_and(|stat| stat.is_dir) {
@@ -123,7 +125,7 @@ impl Store {
         if old.is_some_and(|stat| !stat.is_file) {
             self.disk.open(&path)?;
         }
-        self.make_room(size)?;
+        self.make_room(size, &self.session.as_ref().map(Session::ids).unwrap_or_default())?;
         let mode = mode.or(old.filter(|stat| stat.is_file).map(|stat| stat.mode & 0o777));
         self.sessions += 1;
         let rel = ours(&format!("stage/put-{}", self.sessions));
@@ -150,7 +152,7 @@ impl Store {
     /// Puts it into place.
     ///
     /// # Errors
-    /// It is shorter than announced, or the disk failed; the old file stays then.
+    /// It is shorter than announced, or the disk failed; the old file stays then, unless only the last `fsync` failed.
     pub fn finish_put(&mut self, put: Put) -> Result<(), Error> {
         let done = self.place_put(&put);
         if done.is_err() {
@@ -187,6 +189,7 @@ impl Store {
     /// # Errors
     /// 404: it is not there; 409: it is a folder.
     pub fn delete_file(&mut self, path: &RelPath) -> Result<(), Error> {
+        self.finish_decided()?;
         match self.disk.stat(path)? {
             None => Err(Error::not_found(path)),
             Some(stat) if stat.is_dir => Err(Error::refused(409, format!("{path} is a folder"))),

@@ -9,18 +9,21 @@ use edge::sync::ContentId;
 
 use super::{Error, Now, Store, object, ours};
 
+/// Bytes that one round of housekeeping reads, but for one file: whoever syncs meanwhile waits that long.
+const HOUSEKEEPING_BYTES: u64 = 32 << 20;
+
 /// How long leftovers of interrupted syncs are kept, ns.
 const LEFTOVER_NS: i64 = 24 * 3600 * 1_000_000_000;
 
 impl Store {
     /// Drops commits beyond the configured number and bytes, oldest first, with the content that only they had.
-    pub(super) fn trim_history(&mut self, _now: Now) -> Result<(), Error> {
+    pub(super) fn trim_history(&mut self) -> Result<(), Error> {
         let keep = usize::try_from(self.cfg.keep_commits.max(1)).unwrap_or(usize::MAX);
         while self.commits.len() > keep {
-            self.drop_oldest()?;
+            self.drop_oldest(&HashSet::new())?;
         }
         while self.commits.len() > 1 && self.history_bytes()? > self.cfg.history_bytes_max {
-            self.drop_oldest()?;
+            self.drop_oldest(&HashSet::new())?;
         }
         Ok(())
     }
@@ -40,14 +43,15 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Drops the oldest commit but the one in force. `false`: there is none.
-    fn drop_oldest(&mut self) -> Result<bool, Error> {
+    /// Drops the oldest commit but the one in force, with the content that is in no other commit nor wanted. `false`:
+    /// there is none.
+    fn drop_oldest(&mut self, wanted: &HashSet<ContentId>) -> Result<bool, Error> {
         if self.commits.len() < 2 {
             return Ok(false);
         }
         let oldest = self.commits[0].commit;
         let manifest = self.read_commit(oldest).map(|(_, manifest)| manifest).unwrap_or_default();
-        let mut kept: HashSet<ContentId> = HashSet::new();
+        let mut kept = wanted.clone();
         for info in &self.commits[1..] {
             kept.extend(self.read_commit(info.commit)?.1.entries().iter().map(|e| e.id));
         }
@@ -62,19 +66,20 @@ impl Store {
         Ok(true)
     }
 
-    /// Sees to it that `bytes` can be written and the reserve stays free, at the cost of leftovers and history.
+    /// Sees to it that `bytes` can be written and the reserve stays free, at the cost of leftovers and history, but not
+    /// of the content that is `wanted`.
     ///
     /// # Errors
     /// 507: they can't.
-    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), Error> {
+    pub(super) fn make_room(&mut self, bytes: u64, wanted: &HashSet<ContentId>) -> Result<(), Error> {
         let need = bytes.saturating_add(self.cfg.free_bytes_min);
         let fits = |store: &Store| store.free_bytes().map(|free| free >= need);
         if fits(self)? {
             return Ok(());
         }
-        self.sweep(i64::MAX)?;
+        self.sweep(None, wanted)?;
         while !fits(self)? {
-            if !self.drop_oldest()? {
+            if !self.drop_oldest(wanted)? {
                 let free = edge::text::bytes(self.free_bytes()?);
                 let (bytes, min) = (edge::text::bytes(bytes), edge::text::bytes(self.cfg.free_bytes_min));
                 return Err(Error::refused(
@@ -104,24 +109,28 @@ impl Store {
     /// After a commit, when there is time: hashes what was committed once more, so that the next sync need not, throws
     /// leftovers away, and saves the hash cache. `false`: too early, come again in some seconds.
     pub fn housekeeping(&mut self, now: Now) -> bool {
-        let paths = std::mem::take(&mut self.unsettled);
-        for path in paths {
-            match self.disk.stat(&path) {
-                Ok(Some(stat)) if stat.is_file => {
-                    if now.unix_ns.saturating_sub(stat.ctime_ns) < edge::sync::cache::SETTLED_NS {
-                        self.unsettled.insert(path);
-                    } else if let Err(error) = self.hash_of(&path, &stat, now) {
-                        log::debug!("housekeeping: {error}");
-                    }
-                }
-                _ => {}
+        let mut read = 0u64;
+        for path in std::mem::take(&mut self.unsettled) {
+            let Ok(Some(stat)) = self.disk.stat(&path) else { continue };
+            let fresh = now.unix_ns.saturating_sub(stat.ctime_ns) < edge::sync::cache::SETTLED_NS;
+            if !stat.is_file || self.cache.get(&stat).is_some() {
+                continue;
+            }
+            if fresh || read > HOUSEKEEPING_BYTES {
+                self.unsettled.insert(path);
+                continue;
+            }
+            read = read.saturating_add(stat.size);
+            if let Err(error) = self.hash_of(&path, &stat, now) {
+                log::debug!("housekeeping: {error}");
             }
         }
         if !self.unsettled.is_empty() {
             return false;
         }
+        self.clean_stage();
         if self.session.is_none()
-            && let Err(error) = self.sweep(now.unix_ns)
+            && let Err(error) = self.sweep(Some(now.unix_ns), &HashSet::new())
         {
             log::warn!("can't throw away leftovers: {}", edge::log::chain(&error));
         }
@@ -132,22 +141,23 @@ impl Store {
         true
     }
 
-    /// Removes content that no commit names, and parts, last changed more than a day before `now_ns`.
-    fn sweep(&mut self, now_ns: i64) -> Result<(), Error> {
-        let mut named: HashSet<ContentId> = HashSet::new();
+    /// Removes content that no commit names, and parts, that are not `wanted`: those last changed more than a day before
+    /// `now_ns`, or all.
+    fn sweep(&mut self, now_ns: Option<i64>, wanted: &HashSet<ContentId>) -> Result<(), Error> {
+        let mut named = wanted.clone();
         for info in &self.commits {
             named.extend(self.read_commit(info.commit)?.1.entries().iter().map(|e| e.id));
         }
-        for folder in ["objects", "stage"] {
+        for (folder, suffix) in [("objects", ""), ("stage", ".part")] {
             for name in self.disk.names(&ours(folder))? {
-                let id = ContentId::from_hex(name.strip_suffix(".part").unwrap_or(&name));
-                let rel = ours(&format!("{folder}/{name}"));
-                if folder == "objects" && id.is_some_and(|id| named.contains(&id)) {
+                let Some(id) = name.strip_suffix(suffix).and_then(ContentId::from_hex) else { continue };
+                let needed = if suffix.is_empty() { named.contains(&id) } else { wanted.contains(&id) };
+                if needed {
                     continue;
                 }
-                let old =
-                    self.disk.stat(&rel)?.is_some_and(|s| now_ns.saturating_sub(s.ctime_ns) > LEFTOVER_NS);
-                if old {
+                let rel = ours(&format!("{folder}/{name}"));
+                let is_old = |ctime_ns| now_ns.is_none_or(|now| now.saturating_sub(ctime_ns) > LEFTOVER_NS);
+                if self.disk.stat(&rel)?.is_some_and(|stat| is_old(stat.ctime_ns)) {
                     self.disk.unlink(&rel)?;
                 }
             }

@@ -67,6 +67,14 @@ fn open(bytes: &[u8]) -> Option<&[u8]> {
     (edge::sync::cache::crc(body) == u32::from_le_bytes(*crc)).then_some(body)
 }
 
+impl Op {
+    pub fn path(&self) -> &str {
+        match self {
+            Op::Place { path, .. } | Op::Mode { path, .. } | Op::Delete { path } => path,
+        }
+    }
+}
+
 impl Journal {
     pub fn encode(&self) -> Vec<u8> {
         // These types have no map with other keys than text, and nothing else fails.

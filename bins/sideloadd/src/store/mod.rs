@@ -4,7 +4,7 @@
 //!
 //!     lock        flock: one process at a time
 //!     objects/    content by its id; a live file is a second name (hard link) of its object
-//!     stage/      ID.part: a big file as far as it has come; copy-N, put-N: on their way into place
+//!     stage/      ID.part: content as far as it has come; copy-N, link-N, put-N: on their way into place; old-N: out of it
 //!     commits/N   what commit N holds ([`journal`]); N.new until it is in place
 //!     journal     a decided commit that is not in place yet
 //!     aside/      what an application left where a commit needs the place
@@ -18,18 +18,21 @@
 //! never share an inode; only paths of the previous commit are ever deleted. It blocks: it belongs on a thread of its
 //! own. Memory: the manifests, and one record of 256 KiB.
 
+mod apply;
 mod commit;
 mod disk;
 mod error;
 mod files;
 mod history;
 mod journal;
+mod recover;
 mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -132,17 +135,14 @@ impl Store {
     ///
     /// # Errors
     /// The root can't be made or used, or another process uses it.
-    pub fn open(cfg: StoreConfig, now: Now) -> Result<(Store, Recovery), Error> {
+    pub fn open(cfg: StoreConfig, _now: Now) -> Result<(Store, Recovery), Error> {
         let root = &cfg.root;
         edge::fs::create_dir_durably(root).map_err(|error| Error::Io {
             action: "make the folder (root)",
             path: error.path,
             source: error.source,
         })?;
-        let disk = Disk::new(Root::open(root)?);
-        for folder in ["objects", "stage", "commits", "aside"] {
-            disk.make_folders(&ours(folder))?;
-        }
+        let disk = disk::open(Root::open(root)?)?;
         let lock = disk.root.open_file(&ours("lock"), OFlags::RDWR | OFlags::CREATE, 0o600)?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let why = format!("another process uses {} (is sideloadd running twice?)", root.display());
@@ -160,7 +160,7 @@ impl Store {
             unsettled: BTreeSet::new(),
             _lock: lock,
         };
-        let recovery = store.recover(now)?;
+        let recovery = store.recover()?;
         Ok((store, recovery))
     }
 
@@ -182,38 +182,43 @@ impl Store {
     /// [`Error`]: refused (too large, too many deletions, something in the way, no space), or the disk failed.
     pub fn begin(&mut self, manifest: Manifest, force: bool, now: Now) -> Result<Begun, Error> {
         self.session = None;
-        self.finish_decided(now)?;
+        self.finish_decided()?;
         self.check_bounds(&manifest)?;
         let deletes = self.check_deletes(&manifest, force)?;
         let live = self.compare(&manifest, now)?;
         let commit = self.head();
-        if live.iter().all(|l| *l == Live::Same) && manifest.id() == self.head.id() {
+        if live.iter().all(|seen| seen.state == Live::Same) && manifest.id() == self.head.id() {
             return Ok(Begun { unchanged: true, commit, ..Begun::default() });
         }
-        let mut lacks = Vec::new();
-        let mut wanted = HashSet::new();
-        let mut copies = 0u64;
-        for (at, (entry, state)) in manifest.entries().iter().zip(&live).enumerate() {
-            if *state != Live::Other {
+        self.sessions += 1;
+        let mut session = Session::new(self.sessions, manifest, live, &[]);
+        let (mut lacks, mut chunked, mut bytes, mut need) = (Vec::new(), Vec::new(), 0u64, 0u64);
+        // Content that several paths want comes once; so does what another path has already.
+        let mut known = session.present();
+        for (at, (entry, seen)) in session.manifest.entries().iter().zip(&session.live).enumerate() {
+            if seen.state != Live::Other {
                 continue;
             }
-            if !wanted.insert(entry.id) {
-                copies = copies.saturating_add(entry.size);
-            } else if !self.has_object(entry.id, entry.size, now)? {
+            if !known.insert(entry.id) {
+                need = need.saturating_add(entry.size);
+            } else if let Some(stat) = self.has_object(entry.id, entry.size, now)? {
+                session.objects.insert(entry.id, stat);
+            } else {
                 // At most files_max entries.
                 lacks.push(at as u32);
+                if entry.size >= content::BIG {
+                    chunked.push(at as u32);
+                }
+                bytes = bytes.saturating_add(entry.size);
+                let staged = self.disk.allocated(&stage::part(entry))?;
+                need = need.saturating_add(entry.size.saturating_sub(staged));
             }
         }
-        let entry = |at: &u32| manifest.entries().get(*at as usize);
-        let bytes: u64 = lacks.iter().filter_map(entry).map(|e| e.size).sum();
-        let chunked: Vec<u32> =
-            lacks.iter().copied().filter(|at| entry(at).is_some_and(|e| e.size >= content::BIG)).collect();
-        self.make_room(bytes.saturating_add(copies))?;
-        self.sessions += 1;
-        let begun =
-            Begun { session: self.sessions, unchanged: false, commit, lacks, chunked, deletes, bytes };
-        self.session = Some(Session::new(manifest, live, &begun));
-        Ok(begun)
+        self.make_room(need, &session.ids())?;
+        session.want(&lacks);
+        let session_id = session.id;
+        self.session = Some(session);
+        Ok(Begun { session: session_id, unchanged: false, commit, lacks, chunked, deletes, bytes })
     }
 
     /// Gives up the sync under way; what it staged stays for the next one.
@@ -264,14 +269,19 @@ impl Store {
     }
 
     /// What is at each path of the manifest now.
-    fn compare(&mut self, manifest: &Manifest, now: Now) -> Result<Vec<Live>, Error> {
-        let mut states = Vec::with_capacity(manifest.entries().len());
-        let mut folders: HashMap<String, ()> = HashMap::new();
+    fn compare(&mut self, manifest: &Manifest, now: Now) -> Result<Vec<Seen>, Error> {
+        self.disk.keep_folder(true);
+        let done = self.compare_all(manifest, now);
+        self.disk.keep_folder(false);
+        done
+    }
+
+    fn compare_all(&mut self, manifest: &Manifest, now: Now) -> Result<Vec<Seen>, Error> {
+        let mut seen = Vec::with_capacity(manifest.entries().len());
+        let mut before = "";
         for entry in manifest.entries() {
-            for folder in entry.path.parents() {
-                if folders.contains_key(folder) {
-                    continue;
-                }
+            // Sorted: folders shared with the path before were looked at with it.
+            for folder in entry.path.parents().filter(|folder| !is_above(folder, before)) {
                 if let Some(stat) = self.disk.stat(folder)?
                     && !stat.is_dir
                     && self.head.get(folder).is_none()
@@ -281,33 +291,32 @@ impl Store {
                     );
                     return Err(Error::refused(409, why));
                 }
-                folders.insert(folder.to_owned(), ());
             }
-            states.push(self.compare_one(entry, now)?);
+            before = &entry.path;
+            seen.push(self.compare_one(entry, now)?);
         }
-        Ok(states)
+        Ok(seen)
     }
 
-    fn compare_one(&mut self, entry: &Entry, now: Now) -> Result<Live, Error> {
-        let Some(stat) = self.disk.stat(&entry.path)? else { return Ok(Live::Other) };
+    fn compare_one(&mut self, entry: &Entry, now: Now) -> Result<Seen, Error> {
+        const OTHER: Seen = Seen { state: Live::Other, stat: None };
+        let Some(stat) = self.disk.stat(&entry.path)? else { return Ok(OTHER) };
         if stat.is_dir {
-            let below = format!("{}/", entry.path);
             let files = self.files_below(&entry.path)?;
             // A folder of the previous commit goes with its files; what the application made there does not.
             if let Some(other) = files.iter().find(|f| self.head.get(f).is_none()) {
+                let path = &entry.path;
                 let why =
-                    format!("{below} is a folder on the device and holds {other}, which no sync put there");
+                    format!("{path} is a folder on the device and holds {other}, which no sync put there");
                 return Err(Error::refused(409, why));
             }
-            return Ok(Live::Other);
+            return Ok(OTHER);
         }
-        if !stat.is_file || stat.size != entry.size {
-            return Ok(Live::Other);
+        if !stat.is_file || stat.size != entry.size || self.hash_of(&entry.path, &stat, now)?.id != entry.id {
+            return Ok(OTHER);
         }
-        if self.hash_of(&entry.path, &stat, now)?.id != entry.id {
-            return Ok(Live::Other);
-        }
-        Ok(if stat.mode & 0o777 == entry.mode { Live::Same } else { Live::Mode })
+        let state = if stat.mode & 0o777 == entry.mode { Live::Same } else { Live::Mode };
+        Ok(Seen { state, stat: Some(stat) })
     }
 
     /// The content of a file of the tree, from the cache or by reading it.
@@ -316,11 +325,17 @@ impl Store {
             return Ok(hashed);
         }
         let mut file = self.disk.open(rel)?;
-        let action = "read";
         let path = self.disk.root.path().join(rel);
-        let fail = |source| Error::Io { action, path: path.clone(), source };
+        let fail = |source| Error::io("read", path.clone(), source);
         let before = Stat::of(&file).map_err(fail)?;
-        let hashed = Arc::new(content::hash(&mut file).map_err(fail)?);
+        let hashed = if before.size < content::BIG {
+            let mut bytes = Vec::with_capacity(before.size as usize + 1);
+            (&mut file).take(content::BIG).read_to_end(&mut bytes).map_err(fail)?;
+            Hashed { id: content::of_bytes(&bytes), size: bytes.len() as u64, chunks: None }
+        } else {
+            content::hash(&mut file).map_err(fail)?
+        };
+        let hashed = Arc::new(hashed);
         // One that changed meanwhile is what it was at no time: it is not remembered.
         if Stat::of(&file).map_err(fail)? == before && before.size == hashed.size {
             self.cache.put(&before, Arc::clone(&hashed), now.unix_ns);
@@ -328,17 +343,22 @@ impl Store {
         Ok(hashed)
     }
 
-    /// Whether the object is there and whole; a damaged one is removed.
-    fn has_object(&mut self, id: ContentId, size: u64, now: Now) -> Result<bool, Error> {
+    /// The state of the object, if it is there and whole; a damaged one is removed.
+    fn has_object(&mut self, id: ContentId, size: u64, now: Now) -> Result<Option<Stat>, Error> {
         let rel = object(id);
-        let Some(stat) = self.disk.stat(&rel)? else { return Ok(false) };
+        let Some(stat) = self.disk.stat(&rel)? else { return Ok(None) };
         if stat.is_file && stat.size == size && self.hash_of(&rel, &stat, now)?.id == id {
-            return Ok(true);
+            return Ok(Some(stat));
         }
         log::warn!("the stored copy of {id} was changed (by the application?); it is fetched anew");
         self.disk.unlink(&rel)?;
-        Ok(false)
+        Ok(None)
     }
+}
+
+/// Whether `folder` is one of the folders above `path`.
+fn is_above(folder: &str, path: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// What is at a path, compared with what should be.
@@ -350,4 +370,12 @@ enum Live {
     Mode,
     /// Something else, or nothing.
     Other,
+}
+
+/// A path as it was looked at.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    state: Live,
+    /// For what is to stay.
+    stat: Option<Stat>,
 }

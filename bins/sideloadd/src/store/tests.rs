@@ -7,8 +7,60 @@ use std::path::Path;
 use edge::sync::chunk;
 use edge::sync::wire::PIECE_MAX;
 
-use super::disk::FUSE;
 use super::*;
+use plug::Fault;
+
+/// Where the disk fails.
+pub mod plug {
+    use std::cell::Cell;
+    use std::io;
+
+    use super::super::disk::Step;
+
+    /// How it fails.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Fault {
+        /// The process ends: nothing is done from here on.
+        Stop,
+        /// One change fails with EIO.
+        Once,
+        /// From here on what needs space fails with ENOSPC.
+        Full,
+    }
+
+    thread_local! {
+        static PLAN: Cell<Option<(u64, Fault)>> = const { Cell::new(None) };
+        static HIT: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// After that many more changes.
+    pub fn set(plan: Option<(u64, Fault)>) -> Option<(u64, Fault)> {
+        HIT.set(false);
+        PLAN.replace(plan)
+    }
+
+    /// Whether it failed since it was set.
+    pub fn hit() -> bool {
+        HIT.get()
+    }
+
+    pub fn step(step: Step) -> io::Result<()> {
+        let Some((left, fault)) = PLAN.get() else { return Ok(()) };
+        if left > 0 {
+            PLAN.set(Some((left - 1, fault)));
+            return Ok(());
+        }
+        if fault == Fault::Full && step == Step::Other {
+            return Ok(());
+        }
+        if fault == Fault::Once {
+            PLAN.set(None);
+        }
+        HIT.set(true);
+        let full = rustix::io::Errno::NOSPC;
+        Err(if fault == Fault::Full { full } else { rustix::io::Errno::IO }.into())
+    }
+}
 
 /// Path to content and mode.
 type Tree = BTreeMap<String, (Vec<u8>, u32)>;
@@ -17,7 +69,10 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("sideloadd-store-{}-{name}", std::process::id()));
+        // In memory where that is possible: thousands of runs with an fsync each take long on a disk.
+        let memory = Path::new("/dev/shm").is_dir().then(|| PathBuf::from("/dev/shm"));
+        let top = memory.unwrap_or_else(std::env::temp_dir);
+        let path = top.join(format!("sideloadd-store-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         Scratch(path)
     }
@@ -174,7 +229,7 @@ fn old_tree() -> Tree {
         ("folder/x".into(), file("was in a folder", 0o644)),
         ("empty".into(), file("", 0o600)),
     ]);
-    tree.insert("model.onnx".into(), (noise(2, 1_500_000), 0o644));
+    tree.insert("model.onnx".into(), (noise(2, 1_100_000), 0o644));
     tree
 }
 
@@ -208,40 +263,40 @@ fn with_app_files(mut tree: Tree) -> Tree {
     tree
 }
 
-fn is_stop<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Stopped))
+/// A store with the old tree and the application's files.
+fn scene(root: &Path) -> Store {
+    let mut store = open(root).unwrap();
+    sync(&mut store, &old_tree(), false).unwrap();
+    app_files(root);
+    store
 }
 
 /// Runs `act` on a store that is stopped at every possible step, then again while it recovers.
 fn at_every_step(name: &str, act: impl Fn(&mut Store) -> Result<(), Error>, before: &Tree, after: &Tree) {
     let mut points = 0;
+    let mut hit = true;
     for n in 0.. {
         // While it recovers: not at all, soon, later.
-        let mut done = false;
-        for recovery_fuse in [None, Some(0), Some(n % 7), Some(n % 13 + 4)] {
+        for recovery in if n % 2 == 0 { [None, Some(n % 7)] } else { [Some(0), Some(n % 13 + 4)] } {
             let scratch = Scratch::new(&format!("{name}-{n}"));
             let root = &scratch.0;
-            let mut store = open(root).unwrap();
-            sync(&mut store, &old_tree(), false).unwrap();
-            app_files(root);
-            FUSE.set(Some(n));
+            let mut store = scene(root);
+            plug::set(Some((n, Fault::Stop)));
             let result = act(&mut store);
-            FUSE.set(None);
-            done = !is_stop(&result);
-            if done {
-                result.unwrap();
-            }
+            hit = plug::hit();
+            plug::set(None);
+            assert!(hit || result.is_ok(), "{:?}", result.err());
             drop(store);
-            FUSE.set(recovery_fuse);
+            plug::set(recovery.map(|at| (at, Fault::Stop)));
             let reopened = open(root);
-            FUSE.set(None);
-            assert!(reopened.is_ok() || is_stop(&reopened), "{:?}", reopened.err());
+            assert!(reopened.is_ok() || plug::hit(), "{:?}", reopened.err());
+            plug::set(None);
             drop(reopened);
             let mut store = open(root).unwrap();
             let found = on_disk(root);
             let decided = found == *after;
             assert!(decided || found == *before, "stopped at {n}: neither the old tree nor the new one");
-            assert!(!done || decided);
+            assert!(decided || result.is_err(), "stopped at {n}: success was reported");
             check_sound(root, &mut store);
             // And it goes on from there.
             assert!(sync(&mut store, &new_tree(), true).is_ok());
@@ -249,18 +304,54 @@ fn at_every_step(name: &str, act: impl Fn(&mut Store) -> Result<(), Error>, befo
             check_sound(root, &mut store);
             points += 1;
         }
-        if done {
+        if !hit {
             break;
         }
     }
     println!("{name}: {points} stops");
-    assert!(points > 20);
+    assert!(points > 10);
+}
+
+/// Runs `act` on a disk that fails at every possible step; the store goes on living.
+fn with_every_fault(name: &str, act: impl Fn(&mut Store) -> Result<(), Error>, before: &Tree, after: &Tree) {
+    let mut points = 0;
+    for fault in [Fault::Once, Fault::Full] {
+        for n in 0.. {
+            let scratch = Scratch::new(&format!("{name}-{n}"));
+            let root = &scratch.0;
+            let mut store = scene(root);
+            plug::set(Some((n, fault)));
+            let result = act(&mut store);
+            let hit = plug::hit();
+            plug::set(None);
+            let found = on_disk(root);
+            // A put has no journal: if the last fsync fails, the new file is there all the same.
+            let expected =
+                if result.is_ok() || name == "put-fault" && found == *after { after } else { before };
+            assert!(found == *expected, "{fault:?} at {n}: {result:?}, and the tree is another one");
+            if let Err(error) = &result {
+                assert!(hit, "{error}");
+                assert_eq!(error.status(), if fault == Fault::Full { 507 } else { 500 }, "{error}");
+            }
+            assert!(sync(&mut store, &new_tree(), true).is_ok());
+            assert_eq!(on_disk(root), with_app_files(new_tree()), "{fault:?} at {n}: the next sync");
+            store.housekeeping(Now { unix_ns: now().unix_ns + 10_000_000_000 });
+            check_sound(root, &mut store);
+            points += 1;
+            if !hit {
+                break;
+            }
+        }
+    }
+    println!("{name}: {points} faults");
 }
 
 #[test]
 fn a_sync_stopped_at_every_step_leaves_the_old_tree_or_the_new_one() {
     let (old, new) = (with_app_files(old_tree()), with_app_files(new_tree()));
-    at_every_step("sync", |store| sync(store, &new_tree(), false).map(|_| ()), &old, &new);
+    let act = |store: &mut Store| sync(store, &new_tree(), false).map(|_| ());
+    at_every_step("sync", act, &old, &new);
+    with_every_fault("sync-fault", act, &old, &new);
 }
 
 #[test]
@@ -272,13 +363,14 @@ fn a_rollback_stopped_at_every_step_leaves_the_old_tree_or_the_new_one() {
     let act = |store: &mut Store| {
         if store.head() == 1 {
             // The commit to be rolled back is made with the power on.
-            let fuse = FUSE.replace(None);
+            let plan = plug::set(None);
             sync(store, &third, false)?;
-            FUSE.set(fuse);
+            plug::set(plan);
         }
         store.rollback(None, now()).map(|_| ())
     };
     at_every_step("rollback", act, &with_app_files(third.clone()), &base);
+    with_every_fault("rollback-fault", act, &with_app_files(third.clone()), &base);
 }
 
 #[test]
@@ -287,10 +379,14 @@ fn a_put_stopped_at_every_step_leaves_the_old_file_or_the_new_one() {
     new.insert("lib/a.py".into(), file("a = 2\n", 0o644));
     let act = |store: &mut Store| {
         let mut put = store.put(RelPath::new("lib/a.py").unwrap(), 6, Some(5), None)?;
-        store.write(&mut put, b"a = 2\n")?;
+        if let Err(error) = store.write(&mut put, b"a = 2\n") {
+            store.give_up(put);
+            return Err(error);
+        }
         store.finish_put(put)
     };
     at_every_step("put", act, &old, &new);
+    with_every_fault("put-fault", act, &old, &new);
 }
 
 #[test]
@@ -347,9 +443,9 @@ fn an_interrupted_sync_goes_on_where_it_was() {
         ("tiny".into(), file("t", 0o644)),
     ]);
     let all: u64 = tree.values().map(|(c, _)| c.len() as u64).sum();
-    FUSE.set(Some(25));
-    assert!(is_stop(&sync(&mut store, &tree, false)));
-    FUSE.set(None);
+    plug::set(Some((25, Fault::Stop)));
+    assert!(sync(&mut store, &tree, false).is_err());
+    plug::set(None);
     drop(store);
     let mut store = open(&scratch.0).unwrap();
     let sent = sync(&mut store, &tree, false).unwrap().unwrap();
