@@ -29,7 +29,10 @@ fn the_contract_is_kept_with_both_kinds_of_keys() {
         let mut device = running(&scratch, name, keys);
         device.python("contract", &[]);
         device.daemon.check_log();
+        let start = Instant::now();
         assert_eq!(device.daemon.term().code(), Some(0));
+        assert!(start.elapsed() < Duration::from_secs(1), "nothing to wait for: {:?}", start.elapsed());
+        assert!(!device.daemon.lines.contain("left behind"), "{}", device.daemon.lines.tail(5));
     }
 }
 
