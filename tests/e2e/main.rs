@@ -12,5 +12,6 @@ mod rig;
 mod rules;
 mod sideload_app;
 mod sideload_contract;
+mod sideload_dev;
 mod sideload_sync;
 mod store;
