@@ -62,8 +62,11 @@ fn stream(
         return Ok(false);
     }
     while let Some(line) = lines.next_line()? {
-        let entry: Value =
-            serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "line": line }));
+        // A line that was cut in its middle comes again with the next connection.
+        let Ok(entry) = serde_json::from_str::<Value>(&line) else {
+            log::debug!("no entry of a log: {line}");
+            continue;
+        };
         if let Some(at) = entry.get("seq").or(entry.get("next")).and_then(Value::as_str) {
             *position = Some(at.to_owned());
         }
@@ -72,4 +75,56 @@ fn stream(
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc::sync_channel};
+
+    use mio::{Poll, Token, Waker};
+
+    use super::*;
+    use crate::client::testing::Server;
+
+    #[test]
+    fn a_new_connection_goes_on_behind_the_last_line() {
+        const OK: &str = "HTTP/1.1 200 OK\r\n\r\n";
+        let server = Server::start("follow", 3, |peer, number| {
+            let asked = peer.request().unwrap().line;
+            let since = ["since=7.1 ", "since=7.3 ", "since=9.1 "][number];
+            assert!(asked.contains("follow=1&") && asked.contains(since), "{asked}");
+            match number {
+                // The second line is cut in its middle: it comes once more.
+                0 => peer.send(format!("{OK}{{\"seq\":\"7.2\"}}\n\n{{\"seq\":\"7.3\"}}\n{{\"seq\":\"7.")),
+                1 => peer.send(format!(
+                    "{OK}{{\"gap\":0,\"restarted\":true,\"next\":\"9.0\"}}\n{{\"seq\":\"9.1\"}}\n"
+                )),
+                _ => {
+                    peer.send(format!("{OK}{{\"seq\":\"9.2\"}}\n"));
+                    peer.head();
+                }
+            }
+        });
+        let poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let (sender, told) = sync_channel(4);
+        let target = server.target.clone();
+        let follower = std::thread::spawn(move || run(&target, Some("7.1".into()), &Tell { sender, waker }));
+        let mut seqs = Vec::new();
+        let mut lost = 0;
+        while seqs.len() < 5 {
+            match told.recv_timeout(Duration::from_secs(20)).unwrap() {
+                Told::Entry(entry) => {
+                    let at = entry.get("seq").or(entry.get("next")).and_then(Value::as_str);
+                    seqs.push(at.unwrap().to_owned());
+                }
+                Told::Lost(_) => lost += 1,
+                Told::Connected => {}
+            }
+        }
+        assert_eq!((seqs, lost), (["7.2", "7.3", "9.0", "9.1", "9.2"].map(String::from).to_vec(), 2));
+        drop(told);
+        drop(follower);
+        drop(server);
+    }
 }

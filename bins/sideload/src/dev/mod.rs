@@ -99,6 +99,10 @@ struct Loop {
     /// Nothing was synced yet: the first success restarts the application.
     first: bool,
     away: bool,
+    /// The run of the daemon that the log speaks of, once it is known to have begun anew.
+    daemon: Option<u64>,
+    /// The run of the daemon in which the application was last seen to.
+    seen_to: Option<u64>,
     as_json: bool,
 }
 
@@ -157,6 +161,8 @@ impl Loop {
             run_due: true,
             first: true,
             away: false,
+            daemon: None,
+            seen_to: None,
             as_json,
         })
     }
@@ -263,9 +269,8 @@ impl Loop {
             self.say(&said);
         }
         if entry.get("restarted").is_some() {
-            // A daemon that began anew runs nothing: the device may have been switched off.
-            self.run_due = true;
-            self.debounce.report(Changes::All, Instant::now());
+            self.daemon = report::position(text("next")).map(|(run, _)| run);
+            self.see_to_it();
         }
         if self.as_json {
             print_line(&entry.to_string());
@@ -274,7 +279,15 @@ impl Loop {
         }
     }
 
-    fn concluded(&mut self, Outcome { batch, result }: Outcome) -> Result<(), Failure> {
+    /// A daemon that began anew runs nothing: the device may have been switched off.
+    fn see_to_it(&mut self) {
+        if !self.busy && self.daemon.is_some() && self.daemon != self.seen_to {
+            self.run_due = true;
+            self.debounce.report(Changes::All, Instant::now());
+        }
+    }
+
+    fn concluded(&mut self, Outcome { mut batch, result }: Outcome) -> Result<(), Failure> {
         let now = Instant::now();
         match result {
             Ok((report, effect)) => {
@@ -284,7 +297,20 @@ impl Loop {
                 for skipped in report.skipped.iter().filter(|_| self.first) {
                     self.say(&format!("not sent: {} ({})", skipped.path.display(), skipped.why));
                 }
+                if report.deleted == 0 {
+                    without_passing(&mut batch);
+                }
+                let began = match &effect {
+                    push::Effect::Restarted(log) => log.as_deref().and_then(report::position),
+                    _ => None,
+                };
+                if let Some((run, _)) = began {
+                    self.seen_to = Some(run);
+                } else if self.run_due {
+                    self.seen_to = self.daemon;
+                }
                 (self.first, self.run_due) = (false, false);
+                self.see_to_it();
                 if let Some(text) = self.reporter.done(&self.top, &batch, &report, &effect, now) {
                     self.say(&text);
                 }
@@ -307,7 +333,7 @@ impl Loop {
         if self.first && !again && !check && !committed && failure.code == crate::output::EX_NOPERM {
             return Err(failure);
         }
-        let subject = report::subject(&self.top, &batch.saved);
+        let subject = report::subject(&self.top, &batch);
         let retry_at = again.then(|| now + self.backoff.next_delay(now, &mut self.rng));
         if committed && !again {
             self.debounce.done();
@@ -385,6 +411,15 @@ impl Loop {
 fn print_line(text: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
+}
+
+/// Leaves out what existed only during the save, such as the file that an editor renames over the real one.
+fn without_passing(batch: &mut debounce::Batch) {
+    if let Changes::Paths(paths) = &mut batch.saved
+        && paths.iter().any(|path| path.symlink_metadata().is_ok())
+    {
+        paths.retain(|path| path.symlink_metadata().is_ok());
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {

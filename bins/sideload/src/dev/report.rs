@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    debounce::{Batch, Changes},
-    push::Effect,
-};
+use super::{debounce::Batch, push::Effect};
 use crate::{output, sync};
 
 /// So long a restarted application is waited for, to print something.
@@ -20,7 +17,7 @@ const FIRST_LINE_MAX: Duration = Duration::from_secs(3);
 const ARRIVALS_MAX: usize = 1024;
 
 /// A position "E.N" of the log.
-type Position = (u64, u64);
+pub(super) type Position = (u64, u64);
 
 /// Waits for the first line of a new process.
 #[derive(Debug, Default)]
@@ -38,7 +35,7 @@ struct Waiting {
 }
 
 /// Reads "E.N".
-fn position(text: &str) -> Option<Position> {
+pub(super) fn position(text: &str) -> Option<Position> {
     let (epoch, number) = text.split_once('.')?;
     Some((epoch.parse().ok()?, number.parse().ok()?))
 }
@@ -53,7 +50,7 @@ impl Reporter {
         effect: &Effect,
         now: Instant,
     ) -> Option<String> {
-        let mut text = format!("{} -> {}", subject(top, &batch.saved), amount(report));
+        let mut text = format!("{} -> {}", subject(top, batch), amount(report));
         match effect {
             Effect::Unchanged => {}
             Effect::None => text.push_str(" -> running"),
@@ -107,7 +104,8 @@ fn since(batch: &Batch, at: Instant) -> String {
 }
 
 /// `saved app.py`, `saved app.py and 2 more`.
-pub fn subject(top: &Path, saved: &Changes) -> String {
+pub fn subject(top: &Path, batch: &Batch) -> String {
+    let saved = if batch.saved.is_empty() { &batch.carried } else { &batch.saved };
     let Some(mut paths) = saved.paths() else { return "all files".into() };
     let Some(first) = paths.next() else { return "once more".into() };
     let name = output::visible(&first.strip_prefix(top).unwrap_or(first).display().to_string());
@@ -136,7 +134,7 @@ fn amount(report: &sync::Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::debounce::Changes, *};
 
     #[test]
     fn one_line_a_save() {
