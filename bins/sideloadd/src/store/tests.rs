@@ -1,4 +1,8 @@
-//! The store over a real folder: a plug pulled at every change to the disk, and random histories against a model.
+//! The store over a real folder.
+
+mod faults;
+mod histories;
+pub mod plug;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,58 +13,6 @@ use edge::sync::wire::PIECE_MAX;
 
 use super::*;
 use plug::Fault;
-
-/// Where the disk fails.
-pub mod plug {
-    use std::cell::Cell;
-    use std::io;
-
-    use super::super::disk::Step;
-
-    /// How it fails.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Fault {
-        /// The process ends: nothing is done from here on.
-        Stop,
-        /// One change fails with EIO.
-        Once,
-        /// From here on what needs space fails with ENOSPC.
-        Full,
-    }
-
-    thread_local! {
-        static PLAN: Cell<Option<(u64, Fault)>> = const { Cell::new(None) };
-        static HIT: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// After that many more changes.
-    pub fn set(plan: Option<(u64, Fault)>) -> Option<(u64, Fault)> {
-        HIT.set(false);
-        PLAN.replace(plan)
-    }
-
-    /// Whether it failed since it was set.
-    pub fn hit() -> bool {
-        HIT.get()
-    }
-
-    pub fn step(step: Step) -> io::Result<()> {
-        let Some((left, fault)) = PLAN.get() else { return Ok(()) };
-        if left > 0 {
-            PLAN.set(Some((left - 1, fault)));
-            return Ok(());
-        }
-        if fault == Fault::Full && step == Step::Other {
-            return Ok(());
-        }
-        if fault == Fault::Once {
-            PLAN.set(None);
-        }
-        HIT.set(true);
-        let full = rustix::io::Errno::NOSPC;
-        Err(if fault == Fault::Full { full } else { rustix::io::Errno::IO }.into())
-    }
-}
 
 /// Path to content and mode.
 type Tree = BTreeMap<String, (Vec<u8>, u32)>;
@@ -271,124 +223,6 @@ fn scene(root: &Path) -> Store {
     store
 }
 
-/// Runs `act` on a store that is stopped at every possible step, then again while it recovers.
-fn at_every_step(name: &str, act: impl Fn(&mut Store) -> Result<(), Error>, before: &Tree, after: &Tree) {
-    let mut points = 0;
-    let mut hit = true;
-    for n in 0.. {
-        // While it recovers: not at all, soon, later.
-        for recovery in if n % 2 == 0 { [None, Some(n % 7)] } else { [Some(0), Some(n % 13 + 4)] } {
-            let scratch = Scratch::new(&format!("{name}-{n}"));
-            let root = &scratch.0;
-            let mut store = scene(root);
-            plug::set(Some((n, Fault::Stop)));
-            let result = act(&mut store);
-            hit = plug::hit();
-            plug::set(None);
-            assert!(hit || result.is_ok(), "{:?}", result.err());
-            drop(store);
-            plug::set(recovery.map(|at| (at, Fault::Stop)));
-            let reopened = open(root);
-            assert!(reopened.is_ok() || plug::hit(), "{:?}", reopened.err());
-            plug::set(None);
-            drop(reopened);
-            let mut store = open(root).unwrap();
-            let found = on_disk(root);
-            let decided = found == *after;
-            assert!(decided || found == *before, "stopped at {n}: neither the old tree nor the new one");
-            assert!(decided || result.is_err(), "stopped at {n}: success was reported");
-            check_sound(root, &mut store);
-            // And it goes on from there.
-            assert!(sync(&mut store, &new_tree(), true).is_ok());
-            assert_eq!(on_disk(root), with_app_files(new_tree()), "stopped at {n}: the next sync");
-            check_sound(root, &mut store);
-            points += 1;
-        }
-        if !hit {
-            break;
-        }
-    }
-    println!("{name}: {points} stops");
-    assert!(points > 10);
-}
-
-/// Runs `act` on a disk that fails at every possible step; the store goes on living.
-fn with_every_fault(name: &str, act: impl Fn(&mut Store) -> Result<(), Error>, before: &Tree, after: &Tree) {
-    let mut points = 0;
-    for fault in [Fault::Once, Fault::Full] {
-        for n in 0.. {
-            let scratch = Scratch::new(&format!("{name}-{n}"));
-            let root = &scratch.0;
-            let mut store = scene(root);
-            plug::set(Some((n, fault)));
-            let result = act(&mut store);
-            let hit = plug::hit();
-            plug::set(None);
-            let found = on_disk(root);
-            // A put has no journal: if the last fsync fails, the new file is there all the same.
-            let expected =
-                if result.is_ok() || name == "put-fault" && found == *after { after } else { before };
-            assert!(found == *expected, "{fault:?} at {n}: {result:?}, and the tree is another one");
-            if let Err(error) = &result {
-                assert!(hit, "{error}");
-                assert_eq!(error.status(), if fault == Fault::Full { 507 } else { 500 }, "{error}");
-            }
-            assert!(sync(&mut store, &new_tree(), true).is_ok());
-            assert_eq!(on_disk(root), with_app_files(new_tree()), "{fault:?} at {n}: the next sync");
-            store.housekeeping(Now { unix_ns: now().unix_ns + 10_000_000_000 });
-            check_sound(root, &mut store);
-            points += 1;
-            if !hit {
-                break;
-            }
-        }
-    }
-    println!("{name}: {points} faults");
-}
-
-#[test]
-fn a_sync_stopped_at_every_step_leaves_the_old_tree_or_the_new_one() {
-    let (old, new) = (with_app_files(old_tree()), with_app_files(new_tree()));
-    let act = |store: &mut Store| sync(store, &new_tree(), false).map(|_| ());
-    at_every_step("sync", act, &old, &new);
-    with_every_fault("sync-fault", act, &old, &new);
-}
-
-#[test]
-fn a_rollback_stopped_at_every_step_leaves_the_old_tree_or_the_new_one() {
-    let base = with_app_files(old_tree());
-    let mut third = old_tree();
-    third.insert("lib/a.py".into(), file("a = 3\n", 0o644));
-    third.remove("moved.bin");
-    let act = |store: &mut Store| {
-        if store.head() == 1 {
-            // The commit to be rolled back is made with the power on.
-            let plan = plug::set(None);
-            sync(store, &third, false)?;
-            plug::set(plan);
-        }
-        store.rollback(None, now()).map(|_| ())
-    };
-    at_every_step("rollback", act, &with_app_files(third.clone()), &base);
-    with_every_fault("rollback-fault", act, &with_app_files(third.clone()), &base);
-}
-
-#[test]
-fn a_put_stopped_at_every_step_leaves_the_old_file_or_the_new_one() {
-    let (old, mut new) = (with_app_files(old_tree()), with_app_files(old_tree()));
-    new.insert("lib/a.py".into(), file("a = 2\n", 0o644));
-    let act = |store: &mut Store| {
-        let mut put = store.put(RelPath::new("lib/a.py").unwrap(), 6, Some(5), None)?;
-        if let Err(error) = store.write(&mut put, b"a = 2\n") {
-            store.give_up(put);
-            return Err(error);
-        }
-        store.finish_put(put)
-    };
-    at_every_step("put", act, &old, &new);
-    with_every_fault("put-fault", act, &old, &new);
-}
-
 #[test]
 fn what_is_there_costs_nothing_and_only_what_was_synced_is_deleted() {
     let scratch = Scratch::new("costs");
@@ -550,78 +384,112 @@ fn old_clients_and_links() {
     assert!(Store::open(config(root), now()).unwrap_err().to_string().contains("twice"));
 }
 
-/// Random edits, synced, with an application that meddles; against a model.
 #[test]
-fn random_histories_follow_the_model() {
-    let seed =
-        std::env::var("EDGE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    println!("EDGE_SEED={seed}");
-    let mut rng = fastrand::Rng::with_seed(seed);
-    for round in 0..8 {
-        let scratch = Scratch::new(&format!("random-{round}"));
-        let root = &scratch.0;
-        let mut store = open(root).unwrap();
-        let mut tree = Tree::new();
-        let mut trees: BTreeMap<u64, Tree> = BTreeMap::new();
-        let mut meddled = HashSet::new();
-        for _ in 0..25 {
-            for _ in 0..rng.usize(1..6) {
-                edit(&mut tree, &mut rng);
-            }
-            if rng.u8(..4) == 0
-                && let Some(path) = pick(&tree, &mut rng)
-                && root.join(&path).is_file()
-            {
-                std::fs::write(root.join(&path), format!("meddled {}", rng.u64(..))).unwrap();
-                // Whichever commits have that inode lost it.
-                meddled.extend(trees.keys().copied());
-            }
-            if rng.u8(..6) == 0 {
-                let kept: Vec<u64> = store.history().iter().map(|i| i.commit).collect();
-                if let Some(to) = rng.choice(&kept)
-                    && let Ok(done) = store.rollback(Some(*to), now())
-                {
-                    tree = trees[to].clone();
-                    trees.insert(done.commit, tree.clone());
-                    assert_eq!(on_disk(root), tree, "after a rollback to {to}");
-                } else {
-                    assert!(kept.is_empty() || !meddled.is_empty(), "a rollback failed without a reason");
-                }
-                continue;
-            }
-            sync(&mut store, &tree, true).unwrap();
-            trees.insert(store.head(), tree.clone());
-            assert_eq!(on_disk(root), tree);
-            check_sound(root, &mut store);
-            if rng.u8(..5) == 0 {
-                drop(store);
-                store = open(root).unwrap();
-            }
-        }
-        assert!(store.history().len() <= 3);
-    }
+fn stored_content_that_was_damaged_is_fetched_anew() {
+    let scratch = Scratch::new("refetch");
+    let root = &scratch.0;
+    let mut store = open(root).unwrap();
+    let mut with = old_tree();
+    let (small, big) = (noise(8, 5000), noise(9, 1_200_000));
+    with.insert("s".into(), (small.clone(), 0o644));
+    with.insert("b".into(), (big.clone(), 0o644));
+    sync(&mut store, &with, false).unwrap();
+    sync(&mut store, &old_tree(), true).unwrap();
+    // A flipped bit in one, the end lost of the other: both are only in history now.
+    let at = |content: &[u8]| root.join(object(content::of_bytes(content)));
+    let mut flipped = small.clone();
+    flipped[77] ^= 1;
+    std::fs::write(at(&small), flipped).unwrap();
+    std::fs::write(at(&big), &big[..900_000]).unwrap();
+    assert_eq!(store.rollback(None, now()).unwrap_err().status(), 409);
+    assert_eq!(on_disk(root), old_tree());
+    let sent = sync(&mut store, &with, false).unwrap();
+    assert_eq!(sent, Some((small.len() + big.len()) as u64));
+    assert_eq!(on_disk(root), with);
 }
 
-fn pick(tree: &Tree, rng: &mut fastrand::Rng) -> Option<String> {
-    let paths: Vec<&String> = tree.keys().collect();
-    rng.choice(paths).cloned()
+#[test]
+fn what_changed_since_the_sync_began_is_noticed() {
+    let scratch = Scratch::new("meanwhile");
+    let root = &scratch.0;
+    let mut store = open(root).unwrap();
+    let mut tree = old_tree();
+    sync(&mut store, &tree, false).unwrap();
+    tree.insert("second.bin".into(), tree["moved.bin"].clone());
+    let begun = store.begin(manifest(&tree), false, now()).unwrap();
+    assert!(begun.lacks.is_empty());
+    // An old client puts one file, the application writes into the other, whose content is to be copied.
+    let mut put = store.put(RelPath::new("lib/a.py").unwrap(), 3, None, None).unwrap();
+    store.write(&mut put, b"put").unwrap();
+    store.finish_put(put).unwrap();
+    std::fs::write(root.join("moved.bin"), "by the application").unwrap();
+    assert_eq!(store.commit(now()).unwrap_err().status(), 409);
+    assert_eq!(on_disk(root)["lib/a.py"].0, b"put");
+    // Another attempt fetches what is gone, and finds the other in history.
+    assert_eq!(sync(&mut store, &tree, false).unwrap(), Some(40_000));
+    assert_eq!(on_disk(root), tree);
+    check_sound(root, &mut store);
 }
 
-fn edit(tree: &mut Tree, rng: &mut fastrand::Rng) {
-    let name = format!("{}/{}", rng.choice(["a", "b/c", "d"]).unwrap(), rng.u8(..6));
-    match (rng.u8(..8), pick(tree, rng)) {
-        (0, Some(path)) => drop(tree.remove(&path)),
-        (1, Some(path)) => {
-            let content = tree.remove(&path).unwrap();
-            tree.insert(name, content);
+#[test]
+fn room_is_not_made_of_what_the_sync_needs() {
+    let scratch = Scratch::new("room");
+    let root = &scratch.0;
+    let mut store = open(root).unwrap();
+    sync(&mut store, &old_tree(), false).unwrap();
+    sync(&mut store, &new_tree(), false).unwrap();
+    // Content of a sync that was interrupted, and content that only history has.
+    let mut tree = old_tree();
+    tree.insert("late".into(), (noise(31, 3000), 0o644));
+    tree.insert("later".into(), (noise(32, 300), 0o644));
+    plug::set(None);
+    let begun = store.begin(manifest(&tree), true, now()).unwrap();
+    let first = begun.lacks[0];
+    let data = noise(31, 3000);
+    store.data(&edge::sync::wire::Record { entry: first, offset: 0, data }, now()).unwrap();
+    store.abandon();
+    // The disk has exactly what is there, so that history and leftovers go, but for what is wanted.
+    let keep = store
+        .session
+        .as_ref()
+        .map(Session::ids)
+        .unwrap_or_else(|| manifest(&tree).entries().iter().map(|entry| entry.id).collect());
+    assert_eq!(store.make_room(u64::MAX / 2, &keep).unwrap_err().status(), 507);
+    assert_eq!(store.history().len(), 1);
+    assert_eq!(sync(&mut store, &tree, true).unwrap(), Some(300));
+    assert_eq!(on_disk(root), tree);
+    check_sound(root, &mut store);
+}
+
+#[test]
+fn pieces_of_many_files_need_one_descriptor() {
+    let scratch = Scratch::new("mixed");
+    let mut store = open(&scratch.0).unwrap();
+    let tree: Tree = (0..300).map(|n| (format!("f{n:03}"), (noise(n, 2000), 0o644))).collect();
+    let begun = store.begin(manifest(&tree), false, now()).unwrap();
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open_files();
+    for offset in [0, 1000] {
+        for (entry, (content, _)) in tree.values().enumerate() {
+            let data = content[offset..offset + 1000].to_vec();
+            let record = edge::sync::wire::Record { entry: entry as u32, offset: offset as u64, data };
+            store.data(&record, now()).unwrap();
         }
-        (2, Some(path)) => {
-            let content = tree[&path].clone();
-            tree.insert(name, content);
-        }
-        (3, Some(path)) => tree.get_mut(&path).unwrap().1 = *rng.choice(&[0o644, 0o755, 0o600]).unwrap(),
-        (4, Some(path)) => tree.get_mut(&path).unwrap().0.insert(0, rng.u8(..)),
-        (5, _) => drop(tree.insert(name, (noise(rng.u64(..4), 1_100_000), 0o644))),
-        _ => drop(tree.insert(name, (noise(rng.u64(..), rng.usize(..5000)), 0o644))),
     }
+    assert!(open_files() < before + 100, "tests beside this one open some");
+    assert_eq!((begun.lacks.len(), store.commit(now()).unwrap().changed), (300, 300));
+    assert_eq!(on_disk(&scratch.0), tree);
+}
+
+#[test]
+fn content_that_an_old_client_put_costs_nothing_for_other_paths() {
+    let scratch = Scratch::new("put-twice");
+    let mut store = open(&scratch.0).unwrap();
+    let mut put = store.put(RelPath::new("z").unwrap(), 5, None, None).unwrap();
+    store.write(&mut put, b"hello").unwrap();
+    store.finish_put(put).unwrap();
+    let tree: Tree = ["a", "z"].map(|path| (path.to_owned(), file("hello", 0o644))).into();
+    assert_eq!(sync(&mut store, &tree, false).unwrap(), Some(0));
+    assert_eq!(on_disk(&scratch.0), tree);
+    check_sound(&scratch.0, &mut store);
 }
