@@ -2,6 +2,7 @@
 # Tests that need a whole device: the installed units under systemd, and power cuts. Not part of `make test`.
 #
 #   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
+#   VM=… IMG=… tests/device/run.sh sideload
 #   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
 #
 # VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host, and DIR/out, written through,
@@ -15,20 +16,28 @@ DIR=${DEVICE_DIR:-$(mktemp -d)}
 mkdir -p "$DIR/out"
 ROOT=$(mktemp -d)
 trap 'rm -rf "$ROOT"' EXIT
-make --no-print-directory install DESTDIR="$ROOT" PREFIX=/usr
+verb=${1:-}
+shift || :
+if [ "$verb" = sideload ]; then
+    # BUILT=target/debug is good enough for this one.
+    BINS="sideloadd sideload" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
+else
+    make --no-print-directory install DESTDIR="$ROOT" PREFIX=/usr
+fi
 # Without ".": the mode of the scratch folder would become that of the guest's "/".
 tar -C "$ROOT" --owner=0 --group=0 -cf "$DIR/root.tar" etc usr
 cp tests/device/load.py tests/device/*.sh "$DIR/"
 echo "results: $DIR/out"
 
-verb=${1:-}
-shift || :
 case $verb in
 system)
     mkdir -p "$DIR/src"
     cp -r etc systemd "$DIR/src/"
     cp "${PICTURE:?a picture with a face}" "$DIR/"
     "$VM" run -t 600 "$IMG" tests/device/system.sh "$DIR"
+    ;;
+sideload)
+    "$VM" run -t 400 "$IMG" tests/device/sideload.sh "$DIR"
     ;;
 powercut)
     daemon=${1:?mqfwd or s3put}
@@ -37,7 +46,7 @@ powercut)
     "$VM" powercut -t 240 --arm --min 0.5 --max 8 -e DAEMON="$daemon" "$@" "$IMG" tests/device/powercut.sh "$DIR"
     ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
     exit 64
     ;;
 esac
