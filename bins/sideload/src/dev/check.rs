@@ -5,6 +5,7 @@
 
 use std::{
     io::Read,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -37,9 +38,13 @@ pub struct Check {
     missing: bool,
 }
 
+/// A file at the moment of its check: inode, size, modification and change time.
+type Seen = (u64, u64, (i64, i64), (i64, i64));
+
 /// A check under way.
 #[derive(Debug)]
 pub struct Running {
+    files: Vec<(PathBuf, Option<Seen>)>,
     child: Child,
     output: Receiver<String>,
     timeout: Duration,
@@ -83,6 +88,7 @@ impl Check {
         if files.is_empty() {
             return None;
         }
+        let seen: Vec<_> = files.iter().map(|path| (path.clone(), seen(path))).collect();
         let started = Command::new(program)
             .args(arguments)
             .args(&files)
@@ -117,7 +123,7 @@ impl Check {
                 log::warn!("the check's output is not read: {error}");
             }
         }
-        Some(Running { child, output, timeout: self.timeout })
+        Some(Running { files: seen, child, output, timeout: self.timeout })
     }
 }
 
@@ -128,7 +134,20 @@ impl Drop for Check {
     }
 }
 
+fn seen(path: &Path) -> Option<Seen> {
+    let meta = path.metadata().ok()?;
+    Some((meta.ino(), meta.size(), (meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec())))
+}
+
 impl Running {
+    /// Whether it checks all of these, as they are now.
+    #[must_use]
+    pub fn covers(&self, changes: &Changes) -> bool {
+        let known = |path: &Path| self.files.iter().any(|(file, _)| file == path);
+        changes.paths().is_some_and(|mut paths| paths.all(known))
+            && self.files.iter().all(|(path, before)| before.is_some() && seen(path) == *before)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -172,10 +191,14 @@ mod tests {
         let bad = scratch.write("bad.py", "def f(:\n");
         let text = scratch.write("notes.txt", "def f(:\n");
         let mut check = check(top, &["python3", "-m", "py_compile"]);
-        let Some(running) = check.start(top, &Changes::one(good)) else {
+        let Some(running) = check.start(top, &Changes::one(good.clone())) else {
             println!("skipped: python_is_checked_without_a_trace: no python3");
             return;
         };
+        let changes = Changes::one(good.clone());
+        assert!(running.covers(&changes) && !running.covers(&Changes::one(bad.clone())));
+        scratch.write("good.py", "print(22)\n");
+        assert!(!running.covers(&changes));
         running.wait().unwrap();
         let error = check.start(top, &Changes::one(bad)).unwrap().wait().unwrap_err().to_string();
         assert!(error.contains("bad.py") && error.contains("SyntaxError"), "{error}");

@@ -35,7 +35,7 @@ use self::{
     check::Check,
     debounce::{Changes, Debounce},
     follow::Told,
-    push::{Job, Outcome, Pusher, Trouble},
+    push::{Job, Outcome, Pusher, Trouble, Work},
     report::Reporter,
     rules::Rules,
     watch::Watch,
@@ -89,7 +89,7 @@ struct Loop {
     rng: fastrand::Rng,
     target: Target,
     top: PathBuf,
-    jobs: Sender<Job>,
+    jobs: Sender<Work>,
     outcomes: Receiver<Outcome>,
     lines: Option<Receiver<Told>>,
     /// A job is out.
@@ -138,7 +138,7 @@ impl Loop {
         let (jobs, todo) = channel();
         let (sender, outcomes) = sync_channel(1);
         let tell = Tell { sender, waker: waker.clone() };
-        let pusher = Pusher { client, source, check, top: top.clone(), owed: false };
+        let pusher = Pusher { client, source, check, top: top.clone(), owed: false, early: None };
         spawn("dev-push", move || push::run(pusher, &todo, &tell))?;
         let backoff =
             Backoff::new(Duration::from_millis(500), Duration::from_secs(10), Duration::from_secs(5));
@@ -211,6 +211,12 @@ impl Loop {
             }
             Changes::All => Changes::All,
         };
+        // One file is what a person saves: its check need not wait for the debounce. A storm's would be in vain.
+        let single = changes.paths().is_some_and(|paths| paths.count() == 1);
+        if single && !self.busy && self.debounce.deadline().is_none() {
+            // An ended thread is noticed with the batch.
+            let _ = self.jobs.send(Work::Check(changes.clone()));
+        }
         self.debounce.report(changes, now);
         Ok(())
     }
@@ -226,7 +232,7 @@ impl Loop {
             if self.first || changes.is_empty() { Action::Restart } else { self.rules.action(&changes) };
         self.busy = true;
         self.jobs
-            .send(Job { batch, action, run: self.run_due })
+            .send(Work::Push(Job { batch, action, run: self.run_due }))
             .map_err(|_| Failure::new(EX_SOFTWARE, "the syncing thread has ended"))
     }
 

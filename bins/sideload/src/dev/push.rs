@@ -21,6 +21,15 @@ use crate::{
     sync::{self, SyncOptions},
 };
 
+/// For the thread.
+#[derive(Debug)]
+pub enum Work {
+    /// Something was saved: its check may begin while the debounce waits for more.
+    Check(Changes),
+    /// Onto the device with it.
+    Push(Job),
+}
+
 /// What to do.
 #[derive(Debug)]
 pub struct Job {
@@ -75,11 +84,20 @@ pub(super) struct Pusher {
     pub(super) top: PathBuf,
     /// A commit or a restart may not have been done.
     pub(super) owed: bool,
+    /// A check that began before its batch was due.
+    pub(super) early: Option<check::Running>,
 }
 
 /// Does jobs until there are no more.
-pub(super) fn run(mut pusher: Pusher, jobs: &Receiver<Job>, tell: &Tell<Outcome>) {
-    while let Ok(job) = jobs.recv() {
+pub(super) fn run(mut pusher: Pusher, jobs: &Receiver<Work>, tell: &Tell<Outcome>) {
+    while let Ok(work) = jobs.recv() {
+        let job = match work {
+            Work::Check(changes) => {
+                pusher.early = pusher.check.start(&pusher.top, &changes);
+                continue;
+            }
+            Work::Push(job) => job,
+        };
         let result = pusher.push(&job);
         if !tell.send(Outcome { batch: job.batch, result }) {
             return;
@@ -114,7 +132,9 @@ impl Pusher {
     }
 
     fn sync(&mut self, changes: &Changes, restart: bool) -> Result<sync::Report, Trouble> {
-        let mut running = self.check.start(&self.top, changes);
+        // Nothing is taken from a check of what was saved once more since.
+        let early = self.early.take().filter(|early| early.covers(changes));
+        let mut running = early.or_else(|| self.check.start(&self.top, changes));
         let mut said_no = false;
         let mut gate = || match running.take().map(check::Running::wait) {
             Some(Err(failed)) => {
