@@ -116,7 +116,7 @@ fn attempts(
 ) -> Result<(Report, Scan), Error> {
     let (mut changed, mut lost) = (false, false);
     loop {
-        let error = match attempt(client, &scan, opts, lost) {
+        let error = match attempt(client, &scan, opts, lost || changed) {
             Ok(report) => return Ok((report, scan)),
             Err(error) => error,
         };

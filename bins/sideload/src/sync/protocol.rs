@@ -59,7 +59,7 @@ pub(super) struct Plan {
     pub(super) bytes: u64,
 }
 
-/// Sends the manifest. `again`: a sync of ours was cut before, and the device may not know yet.
+/// Sends the manifest. `again`: a sync of ours was cut before (or given up), and the device may not know yet.
 pub(super) fn begin(client: &mut Client, scan: &Scan, force: bool, again: bool) -> Result<Begun, Error> {
     let manifest = scan.manifest.encode();
     let path = format!("/sync?force={}", u8::from(force));
