@@ -39,7 +39,13 @@ fn watched(command: &mut Command) -> (Outcome, u64) {
         assert!(start.elapsed() < LONG, "it takes too long:\n{}", process.lines.tail(20));
         std::thread::sleep(Duration::from_millis(2));
     };
-    std::thread::sleep(Duration::from_millis(50));
+    // Its last line may still be on its way to the thread that reads it.
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(50));
+        if !process.lines.all().is_empty() {
+            break;
+        }
+    }
     let out = process.lines.all().join("\n");
     (Outcome { code: status.code().unwrap_or(-1), out, err: String::new() }, peak)
 }
@@ -158,7 +164,8 @@ fn killed_at_any_point_the_tree_is_old_or_new() {
         let new = with_state(&device.src, &device.root);
         // It may want to delete more than half, which is not the question here.
         let mut client = Process::start("sideload", device.sync_command().arg("--force"));
-        std::thread::sleep(whole.mul_f64(rng.f64() * 1.2));
+        // More of them early: the first sync was a slow one if the disk was busy.
+        std::thread::sleep(whole.mul_f64(rng.f64().powi(2) * 1.2));
         let daemon_dies = round % 2 == 0;
         if daemon_dies {
             device.daemon.kill9();
@@ -168,6 +175,8 @@ fn killed_at_any_point_the_tree_is_old_or_new() {
         } else {
             finished += u32::from(client.exited().is_some());
             client.kill9();
+            // The disk thread answers in turn: a commit that was asked for is done by then.
+            device.curl("GET", "/files");
         }
         let is_settled = |tree: &Tree| *tree == old || *tree == new;
         let found = if daemon_dies {
