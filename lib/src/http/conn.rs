@@ -180,10 +180,15 @@ impl Conn {
         self.input.drain(..consumed);
         match event {
             None => {
-                if self.ended && self.phase == Phase::Request {
+                match self.phase {
                     // Half a head, or nothing, and the end: what is still to be sent is sent.
-                    self.phase = Phase::Flush { linger: false };
-                    self.flushed(now);
+                    Phase::Request if self.ended => {
+                        self.phase = Phase::Flush { linger: false };
+                        self.flushed(now);
+                    }
+                    // The end came in one piece with the head, before the body was whole.
+                    Phase::Body if self.ended => self.phase = Phase::Closed,
+                    _ => {}
                 }
                 None
             }

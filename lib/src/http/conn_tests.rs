@@ -151,6 +151,29 @@ fn a_half_closed_peer_still_gets_its_answer() {
 }
 
 #[test]
+fn an_end_within_a_body_closes_at_once_however_it_comes() {
+    let now = Instant::now();
+    let put = b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n";
+    for body in [&b""[..], b"abc"] {
+        // In one piece with the head, and after it.
+        for together in [true, false] {
+            let mut c = conn(now);
+            c.received(&[put, body].concat(), now);
+            if together {
+                c.eof();
+            }
+            let seen = events(&mut c, now);
+            assert!(matches!(seen[0], ConnEvent::Head(_)), "{seen:?}");
+            assert!(!seen.contains(&ConnEvent::End));
+            if !together {
+                c.eof();
+            }
+            assert!(c.io().close, "{body:?} {together}");
+        }
+    }
+}
+
+#[test]
 fn expect_continue_is_granted_when_the_body_is_wanted() {
     let now = Instant::now();
     let mut c = conn(now);
