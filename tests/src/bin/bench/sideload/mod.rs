@@ -7,7 +7,7 @@ mod peers;
 mod save;
 mod trees;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2e::scratch::Scratch;
@@ -86,48 +86,49 @@ fn mib(n: u64) -> u64 {
 
 fn small(link: &Link, ways: &[Way], where_: &str) -> Costs {
     let count = crate::scaled(1000);
-    let times = if where_.is_empty() { 5 } else { 3 };
-    println!("\nSideloading {count} files of 2 KiB{where_} (medians of {times})\n");
+    let times = 3;
+    println!("\nSideloading {count} files of 2 KiB{where_} (medians of {times}, the ways taking turns)\n");
     let scratch = Scratch::new("bench");
-    let src = scratch.dir("src");
-    trees::small(&src, count);
-    let costs = ways.iter().map(|&way| {
-        settle();
-        let mut peer = Peer::start(link, way);
-        let cold = repeat(times, &mut peer, &src, |_, peer| peer.reset());
-        let same = repeat(times + 2, &mut peer, &src, |_, _| ());
-        let touched = repeat(times, &mut peer, &src, |_, _| trees::touch(&src));
-        (way, vec![cold, same, touched])
+    let mut all = Contestant::start(link, ways, |_| {
+        let src = scratch.dir("src");
+        if !src.join("package00").exists() {
+            trees::small(&src, count);
+        }
+        src
     });
-    let costs = costs.collect();
-    print(&SMALL_ROWS, &costs);
-    costs
+    settle();
+    take_turns(times, &mut all, |_, one| one.peer.reset());
+    take_turns(times, &mut all, |_, _| ());
+    take_turns(times, &mut all, |_, one| trees::touch(&one.src));
+    finish(&SMALL_ROWS, all)
 }
 
 fn big(link: &Link, ways: &[Way], mib: u64, where_: &str) -> Costs {
-    println!("\nSideloading one file of {mib} MiB{where_} (medians of 3)\n");
+    println!("\nSideloading one file of {mib} MiB{where_} (medians of 3, the ways taking turns)\n");
     let scratch = Scratch::new("bench");
-    let costs = ways.iter().map(|&way| {
-        let src = scratch.dir(&format!("src-{way:?}").replace(|c: char| !c.is_alphanumeric(), "-"));
-        let file = |n: usize| src.join(["model/weights.bin", "model/renamed.bin"][n % 2]);
-        trees::big(&file(0), mib << 20);
-        settle();
-        let mut peer = Peer::start(link, way);
-        let times = if where_.is_empty() { 3 } else { 1 };
-        let cold = repeat(times, &mut peer, &src, |_, peer| peer.reset());
-        settle();
-        let changed = repeat(3, &mut peer, &src, |n, _| {
-            trees::change_byte(&file(0), (mib << 20) * (n as u64 + 1) / 5);
-        });
-        let inserted = repeat(3, &mut peer, &src, |_, _| trees::insert_at_head(&file(0)));
-        settle();
-        let renamed = repeat(3, &mut peer, &src, |n, _| std::fs::rename(file(n), file(n + 1)).unwrap());
-        let _ = std::fs::remove_dir_all(&src);
-        (way, vec![cold, changed, inserted, renamed])
+    let mut all = Contestant::start(link, ways, |at| {
+        let src = scratch.dir(&format!("src-{at}"));
+        trees::big(&weights(&src, 0), mib << 20);
+        src
     });
-    let costs = costs.collect();
-    print(&BIG_ROWS, &costs);
-    costs
+    settle();
+    let times = if where_.is_empty() { 3 } else { 1 };
+    take_turns(times, &mut all, |_, one| one.peer.reset());
+    settle();
+    take_turns(3, &mut all, |n, one| {
+        trees::change_byte(&weights(&one.src, 0), (mib << 20) * (n as u64 + 1) / 5);
+    });
+    take_turns(3, &mut all, |_, one| trees::insert_at_head(&weights(&one.src, 0)));
+    settle();
+    take_turns(3, &mut all, |n, one| {
+        std::fs::rename(weights(&one.src, n), weights(&one.src, n + 1)).unwrap();
+    });
+    finish(&BIG_ROWS, all)
+}
+
+/// The one big file, under its first or its other name.
+fn weights(src: &Path, n: usize) -> PathBuf {
+    src.join(["model/weights.bin", "model/renamed.bin"][n % 2])
 }
 
 /// A file that was changed a moment ago is read again by whoever is careful: that is not what is measured.
@@ -135,24 +136,39 @@ fn settle() {
     std::thread::sleep(Duration::from_millis(2200));
 }
 
-fn repeat(
-    times: usize,
-    peer: &mut Peer<'_>,
-    src: &Path,
-    mut before: impl FnMut(usize, &mut Peer<'_>),
-) -> Cost {
-    let runs: Vec<Cost> = (0..times)
-        .map(|n| {
-            before(n, peer);
-            measure_sync(peer, src)
-        })
-        .collect();
-    trees::assert_same(src, &peer.dest());
-    Cost::median(&runs)
+/// One way with its device, its folder and what its rows took.
+struct Contestant<'a> {
+    peer: Peer<'a>,
+    src: PathBuf,
+    costs: Vec<Cost>,
 }
 
-fn measure_sync(peer: &Peer<'_>, src: &Path) -> Cost {
-    measure(peer.link, &mut peer.sync(src), peer.server_pid())
+impl<'a> Contestant<'a> {
+    fn start(link: &'a Link, ways: &[Way], mut src: impl FnMut(usize) -> PathBuf) -> Vec<Contestant<'a>> {
+        let start = |(at, &way)| Contestant { peer: Peer::start(link, way), src: src(at), costs: Vec::new() };
+        ways.iter().enumerate().map(start).collect()
+    }
+}
+
+/// One row: each way once, then each again, so that what else goes on here hinders all of them alike.
+fn take_turns(times: usize, all: &mut [Contestant<'_>], mut before: impl FnMut(usize, &mut Contestant<'_>)) {
+    let mut runs = vec![Vec::new(); all.len()];
+    for n in 0..times {
+        for (one, runs) in all.iter_mut().zip(&mut runs) {
+            before(n, one);
+            runs.push(measure(one.peer.link, &mut one.peer.sync(&one.src), one.peer.server_pid()));
+        }
+    }
+    for (one, runs) in all.iter_mut().zip(&runs) {
+        trees::assert_same(&one.src, &one.peer.dest());
+        one.costs.push(Cost::median(runs));
+    }
+}
+
+fn finish(rows: &[&str], all: Vec<Contestant<'_>>) -> Costs {
+    let costs = all.into_iter().map(|one| (one.peer.way, one.costs)).collect();
+    print(rows, &costs);
+    costs
 }
 
 fn print(rows: &[&str], costs: &Costs) {
