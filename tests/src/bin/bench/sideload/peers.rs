@@ -115,6 +115,7 @@ impl<'a> Peer<'a> {
         let mut command = self.link.host(env::bin("sideload"));
         command.arg(name).args(["--addr", &self.link.addr, "--port", &self.port.to_string()]);
         command.arg("--cert-key-dir").arg(self.scratch.join("certs"));
+        command.env("PATH", python_first());
         command.env("XDG_CACHE_HOME", self.scratch.join("cache")).current_dir(self.scratch.path());
         command
     }
@@ -136,7 +137,7 @@ impl<'a> Peer<'a> {
         let mut command = match self.way {
             Way::Sideload => {
                 let mut command = self.link.device(env::bin("sideloadd"));
-                command.arg("--config").arg(self.daemon_config());
+                command.arg("--config").arg(self.daemon_config()).env("PATH", python_first());
                 command
             }
             Way::Ssh { .. } => {
@@ -268,4 +269,11 @@ fn stand_in() -> PathBuf {
 /// The interpreter itself, not a wrapper that costs its own start.
 pub fn python() -> PathBuf {
     [PathBuf::from("/usr/bin/python3")].into_iter().find(|p| p.exists()).unwrap_or_else(|| "python3".into())
+}
+
+/// The PATH with that interpreter's folder before all others: both ends of `sideload` look for `python3` there.
+fn python_first() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let first = python().parent().map(Path::to_path_buf);
+    std::env::join_paths(first.into_iter().chain(std::env::split_paths(&path))).unwrap()
 }
