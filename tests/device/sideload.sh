@@ -49,8 +49,8 @@ systemctl reset-failed sideloadd
 systemctl stop sideloadd
 
 say "keys"
-mkdir -p /srv/work/src
-cd /srv/work || exit 1
+mkdir -p /srv/dev/src
+cd /srv/dev || exit 1
 expect "sideload keys" sideload keys
 ls
 expect "the folder for keys is there" same "$(stat -c %a:%U:%G /etc/edge/sideloadd)" 750:root:edge-sideloadd
