@@ -189,15 +189,11 @@ fn killed_at_any_point_the_tree_is_old_or_new() {
                 tree_if_still(&device.root).filter(|second| *second == first && is_settled(second))
             })
         };
-        let differs = |other: &Tree| -> Vec<String> {
-            let all = found.keys().chain(other.keys()).filter(|k| found.get(*k) != other.get(*k));
-            all.cloned().collect::<std::collections::BTreeSet<_>>().into_iter().collect()
-        };
         assert!(
             is_settled(&found),
             "round {round} (daemon dies: {daemon_dies}): neither old nor new; beside the old {:?}, beside the new {:?}",
-            differs(&old),
-            differs(&new)
+            differing(&found, &old),
+            differing(&found, &new)
         );
         (olds, news) = if found == new { (olds, news + 1) } else { (olds + 1, news) };
         old = found;
@@ -209,6 +205,11 @@ fn killed_at_any_point_the_tree_is_old_or_new() {
     device.sync(&["--force"]);
     assert_eq!(tree(&device.root), with_state(&device.src, &device.root));
     device.daemon.check_log();
+}
+
+/// The paths in which two trees differ.
+fn differing(one: &Tree, other: &Tree) -> std::collections::BTreeSet<String> {
+    one.keys().chain(other.keys()).filter(|path| one.get(*path) != other.get(*path)).cloned().collect()
 }
 
 /// The tree, unless it changes while it is read.
