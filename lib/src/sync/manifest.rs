@@ -2,10 +2,12 @@
 //!
 //! Encoded:
 //!
-//!     "ESM1"  flags (u8: 1 = the rest is one LZ4 block)  decoded length (varint, only with flag 1)
-//!     count (varint), then per entry:
-//!       shared (varint: bytes of the path that are those of the one before)  rest length (varint)  rest
-//!       size (varint)  mode (varint, permission bits)  mtime (zigzag varint, ns since 1970)  id (32 bytes)
+//! ```text
+//! "ESM1"  flags (u8: 1 = the rest is one LZ4 block)  decoded length (varint, only with flag 1)
+//! count (varint), then per entry:
+//!   shared (varint: bytes of the path that are those of the one before)  rest length (varint)  rest
+//!   size (varint)  mode (varint, permission bits)  mtime (zigzag varint, ns since 1970)  id (32 bytes)
+//! ```
 //!
 //! Invariants of a [`Manifest`]: sorted by path, no path twice, no file where another entry needs a folder. A decoder
 //! takes at most [`Limits`], never panics, and refuses trailing bytes.

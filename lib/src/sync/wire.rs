@@ -5,7 +5,9 @@
 //!
 //! Content (a stream of records): `"ESD1"` once, then per record
 //!
-//!     entry (varint)  offset (varint, bytes)  raw (varint, bytes)  packed (varint: 0, or bytes of an LZ4 block)  bytes
+//! ```text
+//! entry (varint)  offset (varint, bytes)  raw (varint, bytes)  packed (varint: 0, or bytes of an LZ4 block)  bytes
+//! ```
 //!
 //! A file below [`super::content::BIG`] comes as pieces in the order of their offsets, an empty one as one record of no
 //! bytes; a bigger one as whole chunks at their offsets. Invariants: a record has at most [`PIECE_MAX`] bytes, so a

@@ -2,13 +2,15 @@
 //!
 //! Below `root/.sideloadd/`:
 //!
-//!     lock        flock: one process at a time
-//!     objects/    content by its id; a live file is a second name (hard link) of its object
-//!     stage/      ID.part: content as far as it has come; copy-N, link-N, put-N: on their way into place; old-N: out of it
-//!     commits/N   what commit N holds ([`journal`]); N.new until it is in place
-//!     journal     a decided commit that is not in place yet
-//!     aside/      what an application left where a commit needs the place
-//!     cache       hashes of files ([`HashCache`])
+//! ```text
+//! lock        flock: one process at a time
+//! objects/    content by its id; a live file is a second name (hard link) of its object
+//! stage/      ID.part: content as far as it has come; copy-N, link-N, put-N: on their way into place; old-N: out of it
+//! commits/N   what commit N holds ([`journal`]); N.new until it is in place
+//! journal     a decided commit that is not in place yet
+//! aside/      what an application left where a commit needs the place
+//! cache       hashes of files ([`HashCache`])
+//! ```
 //!
 //! A commit: all content is complete and verified in `objects/`, flushed to disk, then the journal is written durably,
 //! which decides; then each file is linked and renamed into place, deletions last, all flushed, the journal removed.
