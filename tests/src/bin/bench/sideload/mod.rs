@@ -71,7 +71,9 @@ pub fn run(verdicts: &mut Vec<Verdict>) {
     }
     if wanted("slow") {
         let Some(link) = Link::new(Some(SLOW)) else {
-            return println!("skipped: sideload on a slow cable: network namespaces and tc netem need root");
+            return println!(
+                "skipped: sideload on a slow cable: it takes root, and a kernel with netem (CONFIG_NET_SCH_NETEM)"
+            );
         };
         let some = [Way::Sideload, ssh(false, false), ssh(true, false), Way::RsyncDaemon, one(true)];
         small(&link, &pick(&some), ", 20 ms and 50 Mbit/s");
