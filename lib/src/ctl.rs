@@ -1,10 +1,11 @@
-//! The control socket of a daemon: `GET /status` (JSON) and `GET /metrics` (Prometheus text) over HTTP on a Unix socket.
+//! The control socket of a daemon: `GET /status` (JSON) and `GET /metrics` (Prometheus text) over HTTP on a Unix socket,
+//! and `POST` for what its own command line may ask of it ([`Pages::post`]).
 //!
 //! Owns the listener, its few connections and their tokens. In a daemon's loop:
 //! ```ignore
 //! let mut ctl = Ctl::bind(&config.ctl_socket, poll.registry())?;      // "" gives one that does nothing
 //! // per event:
-//! token if Ctl::owns(token) => ctl.ready(poll.registry(), token, now, &mut |path| match path {
+//! token if Ctl::owns(token) => ctl.ready(poll.registry(), token, now, &mut |path: &str| match path {
 //!     "/status" => Some(Reply::Json(status())),
 //!     "/metrics" => Some(Reply::Metrics(metrics())),
 //!     _ => None,
@@ -15,7 +16,7 @@
 //!
 //! Invariants: at most [`CONNECTIONS_MAX`] connections, each bounded by `http::Limits`; a stuck client costs its slot for
 //! the write timeout and nothing else; trouble with a client is never trouble for the daemon. Whoever may open the
-//! socket (mode 0660: the daemon's user and group) may read it; there is nothing to change here.
+//! socket (mode 0660: the daemon's user and group) may read it, and ask for whatever [`Pages::post`] does.
 
 mod metrics;
 
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
-use crate::http::{Conn, ConnEvent, Limits, Response};
+use crate::http::{Conn, ConnEvent, Limits, Request, Response};
 
 pub use metrics::Metrics;
 
@@ -60,6 +61,8 @@ pub enum Reply {
     Json(serde_json::Value),
     /// `/metrics`.
     Metrics(Metrics),
+    /// It can't be done: a status of 400 and above, and why.
+    Refused(u16, String),
 }
 
 /// Why there is no control socket.
@@ -87,8 +90,22 @@ pub enum Error {
     },
 }
 
-/// Answers the pages: the path without its query, `None` for one that doesn't exist.
-pub type Pages<'a> = &'a mut dyn FnMut(&str) -> Option<Reply>;
+/// What there is to see and to do. A closure over the path has pages only.
+pub trait Pages {
+    /// `GET` and `HEAD`: the path without its query; `None` for one that doesn't exist.
+    fn get(&mut self, path: &str) -> Option<Reply>;
+
+    /// `POST`, without a body: path and query; `None` for one that doesn't exist.
+    fn post(&mut self, _path: &str, _query: &str) -> Option<Reply> {
+        None
+    }
+}
+
+impl<F: FnMut(&str) -> Option<Reply>> Pages for F {
+    fn get(&mut self, path: &str) -> Option<Reply> {
+        self(path)
+    }
+}
 
 /// The control socket.
 #[derive(Debug)]
@@ -111,8 +128,8 @@ struct Client {
     token: Token,
     stream: UnixStream,
     conn: Conn,
-    /// Path and method of the request being read.
-    request: Option<(String, String)>,
+    /// The request being read.
+    request: Option<Request>,
     shut: bool,
 }
 
@@ -157,7 +174,7 @@ impl Ctl {
     }
 
     /// The listener or a client is ready.
-    pub fn ready(&mut self, registry: &Registry, token: Token, now: Instant, pages: Pages<'_>) {
+    pub fn ready(&mut self, registry: &Registry, token: Token, now: Instant, pages: &mut dyn Pages) {
         let was_full = self.clients.len() >= CONNECTIONS_MAX;
         if let Some(at) = self.clients.iter().position(|c| c.token == token) {
             self.serve(registry, at, now, pages);
@@ -169,7 +186,7 @@ impl Ctl {
     }
 
     /// Time has passed: clients that are too slow are told so and go.
-    pub fn timer(&mut self, registry: &Registry, now: Instant, pages: Pages<'_>) {
+    pub fn timer(&mut self, registry: &Registry, now: Instant, pages: &mut dyn Pages) {
         for at in (0..self.clients.len()).rev() {
             if self.clients[at].conn.deadline().is_some_and(|deadline| deadline <= now) {
                 let _ = self.clients[at].conn.expire(now);
@@ -179,7 +196,7 @@ impl Ctl {
         self.accept(registry, now, pages);
     }
 
-    fn accept(&mut self, registry: &Registry, now: Instant, pages: Pages<'_>) {
+    fn accept(&mut self, registry: &Registry, now: Instant, pages: &mut dyn Pages) {
         while self.clients.len() < CONNECTIONS_MAX {
             let Some(listener) = &self.listener else { return };
             match listener.socket.accept() {
@@ -211,7 +228,7 @@ impl Ctl {
     }
 
     /// Serves one client and forgets it when it is done.
-    fn serve(&mut self, registry: &Registry, at: usize, now: Instant, pages: Pages<'_>) {
+    fn serve(&mut self, registry: &Registry, at: usize, now: Instant, pages: &mut dyn Pages) {
         let client = &mut self.clients[at];
         match client.serve(now, pages) {
             Turn::Waits => {}
@@ -252,7 +269,7 @@ enum Turn {
 }
 
 impl Client {
-    fn serve(&mut self, now: Instant, pages: Pages<'_>) -> Turn {
+    fn serve(&mut self, now: Instant, pages: &mut dyn Pages) -> Turn {
         let mut buffer = [0; 2048];
         for _ in 0..BUDGET {
             let mut moved = false;
@@ -299,12 +316,13 @@ impl Client {
         Turn::More
     }
 
-    fn take(&mut self, event: ConnEvent, now: Instant, pages: Pages<'_>) {
+    fn take(&mut self, event: ConnEvent, now: Instant, pages: &mut dyn Pages) {
         match event {
-            ConnEvent::Head(request) => self.request = Some((request.path().to_owned(), request.method)),
+            ConnEvent::Head(request) => self.request = Some(request),
             ConnEvent::End => {
-                let (path, method) = self.request.take().unwrap_or_default();
-                self.conn.respond(&answer(&path, &method, pages), now);
+                if let Some(request) = self.request.take() {
+                    self.conn.respond(&answer(&request, pages), now);
+                }
             }
             ConnEvent::Data(_) | ConnEvent::Refused(_) => {}
         }
@@ -315,18 +333,29 @@ fn retry(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-fn answer(path: &str, method: &str, pages: Pages<'_>) -> Response {
+fn answer(request: &Request, pages: &mut dyn Pages) -> Response {
     let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"];
+    let (method, path) = (request.method.as_str(), request.path());
     if !known.contains(&method) {
         return Response::text(501, "this method is not known here");
     }
-    let Some(reply) = pages(path) else {
-        return Response::text(404, "there are /status and /metrics");
+    let reply = match method {
+        "POST" => pages.post(path, request.query()),
+        _ => pages.get(path),
     };
-    if !matches!(method, "GET" | "HEAD") {
+    let Some(reply) = reply else {
+        return match method {
+            "POST" if pages.get(path).is_some() => {
+                Response::text(405, "only GET and HEAD").with("Allow", "GET, HEAD")
+            }
+            _ => Response::text(404, "there are /status and /metrics"),
+        };
+    };
+    if !matches!(method, "GET" | "HEAD" | "POST") {
         return Response::text(405, "only GET and HEAD").with("Allow", "GET, HEAD");
     }
     let response = match reply {
+        Reply::Refused(status, why) => Response::json(status, &serde_json::json!({ "message": why })),
         Reply::Json(value) => Response::new(200, "application/json", format!("{value:#}\n")),
         Reply::Metrics(metrics) => {
             Response::new(200, "text/plain; version=0.0.4; charset=utf-8", metrics.render())

@@ -23,6 +23,7 @@ pub mod log;
 pub mod mqtt;
 pub mod net;
 pub mod notify;
+pub mod release;
 pub mod retry;
 pub mod signal;
 pub mod spool;

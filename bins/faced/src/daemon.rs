@@ -243,7 +243,7 @@ impl Running {
             WAKER => self.link.resolved(registry, now),
             token if Ctl::owns(token) => {
                 let (session, link, begun) = (&self.session, &self.link, self.begun);
-                self.ctl.ready(registry, token, now, &mut |path| page(path, session, link, begun, now));
+                self.ctl.ready(registry, token, now, &mut |path: &str| page(path, session, link, begun, now));
             }
             token if self.link.owns(token) => self.link.ready(registry, event, now),
             token => {
@@ -311,7 +311,7 @@ impl Running {
         self.link.turn(registry, now);
         if self.ctl.deadline().is_some_and(|at| at <= now) {
             let (session, link, begun) = (&self.session, &self.link, self.begun);
-            self.ctl.timer(registry, now, &mut |path| page(path, session, link, begun, now));
+            self.ctl.timer(registry, now, &mut |path: &str| page(path, session, link, begun, now));
         }
         self.pace();
         self.live(late, now);

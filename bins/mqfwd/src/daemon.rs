@@ -124,7 +124,8 @@ impl<'a> Daemon<'a> {
                 self.timers.set(Timer::Status, now.mono + STATUS_DELAY);
             }
             if self.ctl.deadline().is_some_and(|at| at <= now.mono) {
-                self.ctl.timer(self.poll.registry(), now.mono, &mut |page| status::page(page, &self.lanes));
+                self.ctl
+                    .timer(self.poll.registry(), now.mono, &mut |page: &str| status::page(page, &self.lanes));
             }
             while let Some(timer) = self.timers.pop(now.mono) {
                 self.timer(timer, now.mono);
@@ -151,7 +152,7 @@ impl<'a> Daemon<'a> {
             }
             WAKER => self.lanes.iter_mut().for_each(|lane| lane.woken(registry, now)),
             token if Ctl::owns(token) => {
-                self.ctl.ready(registry, token, now, &mut |page| status::page(page, &self.lanes));
+                self.ctl.ready(registry, token, now, &mut |page: &str| status::page(page, &self.lanes));
             }
             // A token that nobody owns any more belongs to a connection that just ended.
             _ => drop(self.lanes.iter_mut().any(|lane| lane.ready(registry, event, now))),

@@ -10,13 +10,14 @@ use std::time::Duration;
 use edge::config::{self, Loaded, Size};
 use edge::device::Device;
 use edge::http;
+use edge::http::conns::Caps;
 use edge::sync::manifest;
 use edge::tls::{self, Facts, ServerTls, ServerTlsConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::app::Launcher;
-use crate::conns::Caps;
 use crate::core::{Policy, Restart};
+use crate::routes::Refusal;
 use crate::store::StoreConfig;
 
 /// The file as it is written.
@@ -447,6 +448,7 @@ fn caps(limits: &Limits) -> Caps {
             ..http::Limits::default()
         },
         window: limits.window.as_usize(),
+        refusal: |reject| Refusal::new(reject.status, reject.why).response(),
     }
 }
 

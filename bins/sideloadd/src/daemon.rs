@@ -18,7 +18,6 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::app;
 use crate::config::Config;
-use crate::conns::Conns;
 use crate::core::{Input, State, Ticket};
 use crate::jobs::{self, Bounds, Disk, Job};
 use crate::logs::{Position, Ring};
@@ -26,6 +25,7 @@ use crate::service::{Exchange, Hub};
 use crate::status;
 use crate::store::{CommitInfo, Store};
 use crate::supervisor::Supervisor;
+use edge::http::conns::Conns;
 
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -104,7 +104,7 @@ impl Daemon {
                     log::info!("listening on {address}{}", if activated { ", from systemd" } else { "" });
                 }
                 let tls = secured.tls.clone();
-                conns = Some(Conns::new(listeners, tls, config.caps, registry).map_err(Failure::os)?);
+                conns = Some(Conns::new(listeners, Some(tls), config.caps, registry).map_err(Failure::os)?);
                 let waker = Arc::new(Waker::new(registry, WAKER).map_err(Failure::os)?);
                 let (thread, commits) = open_store(&config, waker)?;
                 (disk, history) = (Some(thread), commits);
@@ -374,7 +374,7 @@ impl Daemon {
         self.hub.supervisor.reload(launcher, config.policy, config.raw.logs.journal);
         if let (Some(conns), Some(secured)) = (&mut self.conns, &config.secured) {
             let pinned = |sum: &str| secured.is_pinned(sum);
-            conns.reload(secured.tls.clone(), config.caps, &pinned, &mut self.hub);
+            conns.reload(Some(secured.tls.clone()), config.caps, &pinned, &mut self.hub);
         }
         self.config = self.config.with_reloaded(config);
         let started = self.hub.facts.started;

@@ -4,7 +4,6 @@
 
 pub mod app;
 pub mod config;
-pub mod conns;
 pub mod core;
 pub mod daemon;
 pub mod jobs;

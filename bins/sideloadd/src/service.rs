@@ -13,7 +13,6 @@ use edge::http::{ConnEvent, Response};
 use mio::Token;
 use serde_json::{Value, json};
 
-use crate::conns::{Client, Service};
 use crate::core::{Input, Reply, Ticket};
 use crate::jobs::{Answer, Disk, Done, Job, PIECE};
 use crate::logs::Position;
@@ -23,6 +22,7 @@ use crate::status;
 use crate::store::CommitInfo;
 use crate::supervisor::Supervisor;
 use crate::turn::Turn;
+use edge::http::conns::{Client, Service};
 
 /// Unsent bytes of the log for one client; the rest waits in the ring.
 const LOG_AHEAD: usize = 32 << 10;

@@ -1,15 +1,18 @@
-//! HTTP/1.1 server codec: bytes in, requests out; responses in, bytes out. It does no I/O and reads no clock.
+//! HTTP/1.1 server codec: bytes in, requests out; responses in, bytes out. But for [`conns`] it does no I/O, and it
+//! reads no clock.
 //!
 //! * [`Decoder`] turns a byte stream into [`Event`]s (head, body pieces, end) under [`Limits`]; `httparse` reads the
 //!   head, the body framing (RFC 9112 section 6) is read here.
 //! * [`Response`] is a whole answer of known length; [`chunk`] and [`LAST_CHUNK`] frame one of unknown length.
 //! * [`Conn`] is one server connection over both: keep-alive, one request at a time however many are pipelined,
 //!   deadlines, refusals, and a close that lets the peer read the answer.
+//! * [`conns`] holds a server's sockets over all of these; it alone does I/O, when the daemon's poll says so.
 //!
 //! Invariants: memory per connection is bounded by [`Limits`]; framing that two readers could understand differently
 //! (both lengths given, several lengths, an unknown coding) is refused, never guessed. It never panics on input.
 
 mod conn;
+pub mod conns;
 pub mod date;
 mod decode;
 mod response;

@@ -1,8 +1,9 @@
-//! The clients' connections: accept, mutual TLS, HTTP; deadlines, caps and fairness. What requests mean is the
-//! [`Service`]'s.
+//! A server's connections: accept, TLS or none, HTTP; deadlines, caps and fairness. What requests mean is the
+//! [`Service`]'s; the poll is the daemon's.
 //!
 //! Owns: the listening sockets, every connection, and one read buffer that all share.
-//! Invariants: no byte of HTTP is looked at before the client's certificate was accepted; a connection is not read while
+//! Invariants: with TLS, no byte of HTTP is looked at before the handshake is over (and with it the client's certificate
+//! accepted, where one is asked for); a connection is not read while
 //! its window is full, so that what one client costs is bounded whatever it sends; at the cap a newcomer takes the place
 //! of whoever does nothing (a handshake under way, an idle connection) at the address with the most connections, so that
 //! a full house of silent peers keeps nobody out. Never: blocks, reads a request.
@@ -12,15 +13,14 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use edge::http::{self, Conn, ConnEvent};
-use edge::log::Throttle;
-use edge::net::{self, InBuf, ReadOutcome, Stream, Tokens};
-use edge::tls::{self, ServerTls};
 use mio::event::Event;
 use mio::net::TcpListener;
 use mio::{Interest, Registry, Token};
 
-use crate::routes::Refusal;
+use super::{Conn, ConnEvent, Limits, Reject, Response};
+use crate::log::Throttle;
+use crate::net::{self, InBuf, ReadOutcome, Stream, Tokens};
+use crate::tls::{self, ServerTls};
 
 /// Bytes read from a connection at once.
 const READ: usize = 64 << 10;
@@ -50,9 +50,11 @@ pub struct Caps {
     /// Longest handshake.
     pub handshake: Duration,
     /// Bytes and times of HTTP.
-    pub http: http::Limits,
+    pub http: Limits,
     /// Bytes of a body that wait for the disk; no more is read then.
     pub window: usize,
+    /// The form of what the codec itself refuses.
+    pub refusal: fn(Reject) -> Response,
 }
 
 /// Pieces of a body that wait for the disk; no more is read then, however small they are.
@@ -114,7 +116,7 @@ struct Slot<T> {
 #[derive(Debug)]
 pub struct Conns<S: Service> {
     listeners: Vec<TcpListener>,
-    tls: ServerTls,
+    tls: Option<ServerTls>,
     caps: Caps,
     slots: BTreeMap<Token, Slot<S::State>>,
     /// Those with more to do.
@@ -132,13 +134,13 @@ enum Turn {
 }
 
 impl<S: Service> Conns<S> {
-    /// Serves `listeners`.
+    /// Serves `listeners`, in clear text without `tls`.
     ///
     /// # Errors
     /// The poll takes no more.
     pub fn new(
         listeners: Vec<std::net::TcpListener>,
-        tls: ServerTls,
+        tls: Option<ServerTls>,
         caps: Caps,
         registry: &Registry,
     ) -> io::Result<Self> {
@@ -161,7 +163,13 @@ impl<S: Service> Conns<S> {
     }
 
     /// New keys, pins and bounds; who is not pinned any more is thrown out.
-    pub fn reload(&mut self, tls: ServerTls, caps: Caps, pinned: &dyn Fn(&str) -> bool, service: &mut S) {
+    pub fn reload(
+        &mut self,
+        tls: Option<ServerTls>,
+        caps: Caps,
+        pinned: &dyn Fn(&str) -> bool,
+        service: &mut S,
+    ) {
         self.tls = tls;
         self.caps = caps;
         let out = |slot: &Slot<_>| slot.certificate.as_deref().is_none_or(|sum| !pinned(sum));
@@ -347,17 +355,18 @@ impl<S: Service> Conns<S> {
             log::debug!("client {peer}: {error}");
             return;
         }
-        let stream = match Stream::tls_server(socket, &self.tls) {
-            Ok(stream) => stream,
-            Err(error) => {
-                log::error!("client {peer}: {error}");
-                return;
-            }
+        let (stream, stage) = match &self.tls {
+            None => (Stream::plain(socket), Stage::Open),
+            Some(tls) => match Stream::tls_server(socket, tls) {
+                Ok(stream) => (stream, Stage::Handshake(now + self.caps.handshake)),
+                Err(error) => {
+                    log::error!("client {peer}: {error}");
+                    return;
+                }
+            },
         };
-        let http = Conn::new(self.caps.http, now)
-            .with_refusals(|reject| Refusal::new(reject.status, reject.why).response());
+        let http = Conn::new(self.caps.http, now).with_refusals(self.caps.refusal);
         let client = Client { token, peer, http, waiting: 0, pieces: 0, state: S::State::default() };
-        let stage = Stage::Handshake(now + self.caps.handshake);
         let slot = Slot { stream, stage, client, certificate: None, shut: false, used: now };
         self.slots.insert(token, slot);
         self.pump(token, service, now);

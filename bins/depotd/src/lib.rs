@@ -1,0 +1,2 @@
+//! `depotd`: the package server: publish, sign, resolve by device attributes, serve.
+#![forbid(unsafe_code)]
