@@ -7,6 +7,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+pub use pico_args;
+
 /// All went well.
 pub const EX_OK: u8 = 0;
 /// The command line is wrong (`sysexits.h`).
@@ -97,13 +99,38 @@ pub trait Daemon {
     /// # Errors
     /// What ended it, with its exit code.
     fn run(config: Self::Config, path: &Path) -> Result<(), Failure>;
+
+    /// What the program does besides being a daemon, in the order of `--help`.
+    const COMMANDS: &'static [Command] = &[];
+
+    /// Runs one of [`Daemon::COMMANDS`]. `path` is that of `--config`; `args` is what follows the command's name, less
+    /// the options every program has. What a person asked for goes to standard output.
+    ///
+    /// # Errors
+    /// What ended it, with its exit code; [`EX_USAGE`] for arguments that it doesn't know.
+    fn command(name: &str, args: pico_args::Arguments, path: &Path) -> Result<ExitCode, Failure> {
+        let _ = (args, path);
+        Err(Failure::new(EX_USAGE, format!("unknown command {name:?}")))
+    }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A command of a program that is a daemon, too.
+#[derive(Debug, Clone, Copy)]
+pub struct Command {
+    /// The word after the program's name.
+    pub name: &'static str,
+    /// Its own arguments, such as `[--wait]`; may be empty.
+    pub usage: &'static str,
+    /// One line.
+    pub about: &'static str,
+}
+
+#[derive(Debug)]
 enum Mode {
     Run,
     Check,
     PrintConfig,
+    Command(String, pico_args::Arguments),
 }
 
 #[derive(Debug)]
@@ -116,7 +143,7 @@ struct Args {
 /// Runs the daemon `D` from command line to exit code.
 pub fn main<D: Daemon>() -> ExitCode {
     let program = &D::PROGRAM;
-    let args = match parse(program) {
+    let args = match parse(program, D::COMMANDS) {
         Ok(Some(args)) => args,
         Ok(None) => return ExitCode::SUCCESS,
         Err(message) => {
@@ -126,8 +153,8 @@ pub fn main<D: Daemon>() -> ExitCode {
     };
     crate::log::init(args.verbosity);
     keep_secrets_out_of_core_dumps();
-    match act::<D>(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+    match act::<D>(args) {
+        Ok(code) => code,
         Err(failure) => {
             report(program.name, &failure);
             ExitCode::from(failure.code)
@@ -135,29 +162,32 @@ pub fn main<D: Daemon>() -> ExitCode {
     }
 }
 
-fn act<D: Daemon>(args: &Args) -> Result<(), Failure> {
+fn act<D: Daemon>(args: Args) -> Result<ExitCode, Failure> {
+    if let Mode::Command(name, rest) = args.mode {
+        return D::command(&name, rest, &args.config);
+    }
     let config = D::load(&args.config)?;
     match args.mode {
         Mode::PrintConfig => {
             print!("{}", D::print(&config));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Mode::Check => {
             for warning in D::check(&config)? {
                 log::warn!("{warning}");
             }
             println!("{}: {} is good", D::PROGRAM.name, args.config.display());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Mode::Run => D::run(config, &args.config),
+        Mode::Run | Mode::Command(..) => D::run(config, &args.config).map(|()| ExitCode::SUCCESS),
     }
 }
 
 /// `None` when `--help` or `--version` was answered.
-fn parse(program: &Program) -> Result<Option<Args>, String> {
+fn parse(program: &Program, commands: &[Command]) -> Result<Option<Args>, String> {
     let mut given = pico_args::Arguments::from_env();
     if given.contains(["-h", "--help"]) {
-        print!("{}", help(program));
+        print!("{}", help(program, commands));
         return Ok(None);
     }
     if given.contains(["-V", "--version"]) {
@@ -180,16 +210,30 @@ fn parse(program: &Program) -> Result<Option<Args>, String> {
         .opt_value_from_os_str(["-c", "--config"], |v| Ok::<_, std::convert::Infallible>(PathBuf::from(v)))
         .map_err(|_| "--config needs a path".to_owned())?
         .unwrap_or_else(|| PathBuf::from(format!("/etc/edge/{}.toml", program.name)));
+    if let Ok(Some(name)) = given.subcommand() {
+        return if commands.iter().any(|command| command.name == name) {
+            Ok(Some(Args { config, mode: Mode::Command(name, given), verbosity }))
+        } else if commands.is_empty() {
+            Err(format!("unexpected argument {name:?}"))
+        } else {
+            Err(format!("unknown command {name:?}"))
+        };
+    }
     match given.finish().first() {
         Some(extra) => Err(format!("unexpected argument {extra:?}")),
         None => Ok(Some(Args { config, mode, verbosity })),
     }
 }
 
-fn help(program: &Program) -> String {
+fn help(program: &Program, commands: &[Command]) -> String {
     let Program { name, about, more_help, .. } = program;
+    let mut usage = format!("Usage: {name} [options]");
+    for Command { name: command, usage: arguments, about } in commands {
+        let line = format!("{name} {command} {arguments}");
+        usage += &format!("\n       {line:<42} {about}");
+    }
     let mut text = format!(
-        "{name}: {about}\n\nUsage: {name} [options]\n\n  \
+        "{name}: {about}\n\n{usage}\n\n  \
          -c, --config FILE  configuration (default /etc/edge/{name}.toml)\n      \
          --check        find what is wrong with the configuration, and stop\n      \
          --print-config print the configuration in force with all defaults, and stop\n  \
