@@ -1,2 +1,5 @@
 //! `depotd`: the package server: publish, sign, resolve by device attributes, serve.
 #![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod store;
