@@ -140,6 +140,13 @@ impl Root {
         Ok(Root { dir, path: path.to_owned(), walk: AtomicBool::new(false) })
     }
 
+    /// The same root, where no link is followed from now on, not even one that stays inside.
+    #[must_use]
+    pub fn without_links(self) -> Root {
+        self.walk.store(true, Ordering::Relaxed);
+        self
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {

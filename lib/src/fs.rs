@@ -91,6 +91,15 @@ pub fn free_bytes(path: &Path) -> Result<u64, Error> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Whether `syncfs(2)` reports errors of writing on this kernel: from Linux 5.8 on.
+#[must_use]
+pub fn syncfs_tells_errors() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str().unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 8)
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Path::new("."),

@@ -17,7 +17,7 @@ mod signature;
 mod statement;
 
 pub use details::{Details, Entry, OFFERS_MAX, Offer};
-pub use digest::{Digests, Md5, Sha256, Sums};
+pub use digest::{Digest, Digests, Md5, Sha256, Sums};
 pub use signature::{KeyError, PublicKeys, SignatureError};
 pub use statement::{STATEMENT_BYTES_MAX, Statement, StatementError, Timestamp};
 

@@ -66,7 +66,7 @@ pub fn open(root: Root) -> Result<Disk, Error> {
         objects: open("objects")?,
         stage: open("stage")?,
         root,
-        syncfs_tells: kernel_is_at_least(5, 8),
+        syncfs_tells: edge::fs::syncfs_tells_errors(),
         keeps: Cell::new(false),
         last: RefCell::new(None),
     })
@@ -397,11 +397,4 @@ fn times(mtime_ns: i64) -> Timestamps {
     let mtime =
         Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
     Timestamps { last_access: omit, last_modification: mtime }
-}
-
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_str().unwrap_or_default();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
 }
