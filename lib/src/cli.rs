@@ -265,7 +265,8 @@ fn report(name: &str, failure: &Failure) {
 }
 
 /// Passwords and session keys live in memory; a core dump would put them on disk.
-fn keep_secrets_out_of_core_dumps() {
+/// For programs that do not start by [`main`]; it does this by itself.
+pub fn keep_secrets_out_of_core_dumps() {
     if std::env::var_os("EDGE_ALLOW_CORE_DUMPS").is_some() {
         return;
     }

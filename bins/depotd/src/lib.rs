@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod catalog;
+pub mod commands;
+pub mod sign;
 pub mod store;
