@@ -13,6 +13,7 @@ pub mod broker;
 pub mod config;
 pub mod counter;
 pub mod daemon;
+pub mod depot;
 pub mod env;
 pub mod mqtt;
 pub mod net;

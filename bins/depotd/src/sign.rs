@@ -9,11 +9,16 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use base64::Engine as _;
+use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 use zeroize::Zeroizing;
 
 /// Longest secret key file, in bytes.
 const KEY_BYTES_MAX: u64 = 4096;
+
+/// The fields of a secret key: algorithms, salt, two limits, key number, key, checksum.
+const KEY_LEN: usize = 6 + 32 + 16 + 8 + 64 + CHECKSUM_LEN;
+const CHECKSUM_LEN: usize = 32;
 
 /// Why there is no key or no signature.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +95,9 @@ impl Signer {
         let content = |why: String| Error::Content { path: path.to_owned(), why };
         // The library's own type is a plain text that we can't wipe: the copy is as short-lived as it can be.
         let key_box = || SecretKeyBox::from_string(&text).map_err(|e| content(e.to_string()));
-        if let Ok(key) = key_box()?.into_unencrypted_secret_key() {
+        if let Some(key) =
+            without_checksum(&text).or_else(|| key_box().ok()?.into_unencrypted_secret_key().ok())
+        {
             return Ok(Self { key, path: path.to_owned() });
         }
         let password = match password_file {
@@ -116,7 +123,9 @@ impl Signer {
     pub fn sign(&self, bytes: &[u8], trusted_comment: &str) -> Result<String, Error> {
         let make = |why: minisign::PError| Error::Make { what: "sign", why: why.to_string() };
         let comment = "signature of a release by depotd";
-        let signed = minisign::sign(None, &self.key, bytes, Some(trusted_comment), Some(comment));
+        // With the public key, so that a damaged secret one is found.
+        let public = PublicKey::from_secret_key(&self.key).map_err(make)?;
+        let signed = minisign::sign(Some(&public), &self.key, bytes, Some(trusted_comment), Some(comment));
         Ok(signed.map_err(make)?.into_string())
     }
 
@@ -125,6 +134,17 @@ impl Signer {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// A key without a password as `minisign -G -W` writes it up to version 0.11: its checksum is left zero, which the library
+/// takes for damage.
+fn without_checksum(text: &str) -> Option<SecretKey> {
+    let line = text.lines().nth(1)?;
+    let bytes = Zeroizing::new(base64::engine::general_purpose::STANDARD.decode(line.trim()).ok()?);
+    let (head, checksum) = bytes.split_at_checked(KEY_LEN - CHECKSUM_LEN)?;
+    let bare =
+        checksum.len() == CHECKSUM_LEN && checksum.iter().all(|b| *b == 0) && head.get(2..4) == Some(&[0, 0]);
+    if bare { SecretKey::from_bytes(&bytes).ok() } else { None }
 }
 
 /// `read_secret` takes a bare name for one in the folder of secrets; ours count from here.
