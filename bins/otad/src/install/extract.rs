@@ -488,3 +488,7 @@ fn times(mtime: u64) -> Timestamps {
     let seconds = i64::from(i32::try_from(mtime).unwrap_or(i32::MAX));
     Timestamps { last_access: omit, last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 } }
 }
+
+#[cfg(test)]
+#[path = "extract_tests.rs"]
+mod extract_tests;

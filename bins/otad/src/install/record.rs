@@ -178,11 +178,6 @@ impl Record {
         Record { v: 1, state: State::Settled { current }, kept, trial: None, last: None }
     }
 
-    /// The number of the next outcome.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.last.as_ref().map_or(1, |last| last.seq.saturating_add(1))
-    }
-
     /// Reads it back; `None`: it is damaged, or of another form.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Record> {

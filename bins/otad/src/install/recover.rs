@@ -80,7 +80,7 @@ impl Store {
         let history: History = load(&disk, "history", &mut notes)?.unwrap_or_default();
         let (record, derived) = match read_state(&disk, &mut notes)? {
             Some(record) => (record, false),
-            None => (derive_state(&disk)?, true),
+            None => (derive_state(&disk, &history)?, true),
         };
         let quarantine = load(&disk, "quarantine", &mut notes)?;
         let marks = load(&disk, "highwater", &mut notes)?;
@@ -100,7 +100,7 @@ impl Store {
         store.load_generations(&mut notes)?;
         store.restore_marks(marks)?;
         store.restore_quarantine(quarantine)?;
-        if derived && store.disk.current().is_some() {
+        if derived && (store.disk.current().is_some() || !notes.is_empty()) {
             store.write_state()?;
         }
         store.complete_ending()?;
@@ -241,12 +241,15 @@ fn read_state(disk: &Disk, notes: &mut Vec<String>) -> Result<Option<Record>, Er
     Ok(record)
 }
 
-/// What the link says, and the generations before it.
-fn derive_state(disk: &Disk) -> Result<Record, Error> {
+/// What the link says, and the generations before it that nothing is known against.
+fn derive_state(disk: &Disk, history: &History) -> Result<Record, Error> {
     let Some(current) = disk.current() else { return Ok(Record::settled(None, Vec::new())) };
     let mut kept = Vec::new();
     for id in disk.names("gens")?.iter().filter_map(|name| name.parse::<GenId>().ok()) {
-        if id <= current && read_generation(disk, &id)?.is_some() {
+        let ending =
+            history.iter().rev().find(|outcome| outcome.generation == id).map(|outcome| outcome.ending);
+        let good = ending.is_none_or(|ending| ending == Ending::Committed);
+        if (id == current || (id < current && good)) && read_generation(disk, &id)?.is_some() {
             kept.push(id);
         }
     }

@@ -156,7 +156,9 @@ impl Store {
         at: Timestamp,
     ) -> Option<Outcome> {
         let subject = self.record.trial.clone()?;
-        let (seq, why) = (self.record.next_seq(), short(why));
+        // Above both: a state that was made again from the link knows of none.
+        let newest = self.record.last.iter().chain(self.history.back()).map(|outcome| outcome.seq).max();
+        let (seq, why) = (newest.unwrap_or(0).saturating_add(1), short(why));
         Some(Outcome { seq, at, generation: id, ending, why, quarantined, subject })
     }
 
