@@ -384,3 +384,46 @@ fn a_disk_that_is_nearly_full_is_left_alone() {
     assert_eq!(tree(&device.root), Tree::new());
     device.daemon.check_log();
 }
+
+/// Python takes a compilation for current whose source has the same second and size: two saves of equal length within a
+/// second. The second save is what runs, by every way a file can be replaced.
+#[test]
+fn python_runs_the_second_of_two_saves_within_one_second() {
+    need!("openssl", "python3");
+    let scratch = Scratch::new("slp");
+    let device = Device::start(&scratch, &Setup::default());
+    let second = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let save = |version: u32| {
+        device.write("pkg/mod.py", format!("VERSION = {version}\n"));
+        let file = std::fs::File::options().append(true).open(device.src.join("pkg/mod.py")).unwrap();
+        file.set_modified(second + Duration::from_millis(u64::from(version) * 100)).unwrap();
+    };
+    let run = || {
+        let mut python = Command::new("python3");
+        python.arg("main.py").current_dir(&device.root);
+        let outcome =
+            Outcome::of(python.env_remove("PYTHONDONTWRITEBYTECODE").env_remove("PYTHONPYCACHEPREFIX"));
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        outcome.out.trim().to_owned()
+    };
+    let compiled = || {
+        let cache = std::fs::read_dir(device.root.join("pkg/__pycache__"));
+        cache.into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("mod."))
+    };
+    device.write("main.py", "from pkg import mod\nprint(mod.VERSION)\n");
+    save(1);
+    device.sync(&[]);
+    assert_eq!((run().as_str(), compiled()), ("1", true));
+    let mtime = |path: &Path| path.metadata().unwrap().modified().unwrap();
+    save(2);
+    device.sync(&[]);
+    // What Python goes by is the same indeed.
+    assert_eq!(mtime(&device.root.join("pkg/mod.py")), second + Duration::from_millis(200));
+    assert_eq!((run().as_str(), compiled()), ("2", true));
+    device.ok(&["rollback"]);
+    assert_eq!((run().as_str(), compiled()), ("1", true));
+    save(3);
+    let outcome = Outcome::of(device.command(&["send-file", "pkg/mod.py"]).arg("--src-top").arg(&device.src));
+    assert_eq!((outcome.code, run().as_str()), (0, "3"), "{outcome:?}");
+    device.daemon.check_log();
+}

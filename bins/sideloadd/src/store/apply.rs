@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use edge::beneath::{self, Stat};
 
+use super::bytecode;
 use super::commit::parent;
 use super::disk::Disk;
 use super::journal::{Journal, Op, Source};
@@ -72,6 +73,7 @@ impl<'a> Apply<'a> {
             self.touched.iter().map(String::as_str).collect::<Vec<_>>().into_iter(),
             self.folders.iter().map(String::as_str).collect::<Vec<_>>().into_iter(),
         )?;
+        self.recompile_again();
         self.remove_empty_folders();
         Ok(())
     }
@@ -94,13 +96,32 @@ impl<'a> Apply<'a> {
                         self.set(path, &stat, *mode, stat.mtime_ns)?;
                     }
                 }
-                Op::Delete { .. } => {}
+                Op::Delete { .. } | Op::Recompile { .. } => {}
             }
         }
         for (at, op) in late {
             self.delete(at, op.path())?;
         }
+        let changed = self.recompile()?;
+        self.folders.extend(changed);
         self.name_record()
+    }
+
+    /// Byte code of what is replaced goes. If the commit is taken back after all, Python makes it again.
+    fn recompile(&self) -> Result<BTreeSet<String>, Error> {
+        let ops = self.journal.ops.iter().filter(|op| matches!(op, Op::Recompile { .. }));
+        bytecode::remove(self.disk, ops.map(Op::path))
+    }
+
+    /// The application that is still running may have read an old source just before it was replaced, and have written
+    /// its byte code since.
+    fn recompile_again(&self) {
+        let again =
+            self.recompile().and_then(|folders| folders.iter().try_for_each(|f| self.disk.fsync_dir(f)));
+        // What was there when the commit began is gone, durably.
+        if let Err(error) = again {
+            log::warn!("can't look for old byte code again: {}", edge::log::chain(&error));
+        }
     }
 
     fn place(&mut self, at: usize, path: &str, from: &Source, mode: u32, mtime_ns: i64) -> Result<(), Error> {
@@ -301,6 +322,6 @@ fn is_in_the_way(path: &str, places: &BTreeSet<&str>) -> bool {
 fn target(op: &Op) -> Option<&str> {
     match op {
         Op::Place { path, .. } => Some(path),
-        Op::Mode { .. } | Op::Delete { .. } => None,
+        Op::Mode { .. } | Op::Delete { .. } | Op::Recompile { .. } => None,
     }
 }

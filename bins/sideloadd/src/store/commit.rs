@@ -10,6 +10,7 @@ use edge::sync::ContentId;
 use edge::sync::manifest::{Entry, Manifest};
 
 use super::apply::Apply;
+use super::bytecode;
 use super::journal::{CommitInfo, Journal, Op, Source, encode_commit};
 use super::stage::Session;
 use super::{Error, Live, Now, OURS, Store, object, ours};
@@ -126,7 +127,7 @@ impl Store {
             time_ms: u64::try_from(now.unix_ns / 1_000_000).unwrap_or(0),
             files: u32::try_from(manifest.entries().len()).unwrap_or(u32::MAX),
             bytes: manifest.bytes(),
-            changed: count(|op| !matches!(op, Op::Delete { .. })),
+            changed: count(|op| matches!(op, Op::Place { .. } | Op::Mode { .. })),
             deleted: count(|op| matches!(op, Op::Delete { .. })),
             restored,
         };
@@ -224,6 +225,9 @@ impl Store {
         }
         let gone = self.head.entries().iter().filter(|e| manifest.get(&e.path).is_none());
         plan.ops.extend(gone.map(|e| Op::Delete { path: e.path.to_string() }));
+        let placed = plan.ops.iter().filter(|op| matches!(op, Op::Place { .. })).map(Op::path);
+        let stale: Vec<_> = placed.filter(|path| owns_bytecode(manifest, path)).map(str::to_owned).collect();
+        plan.ops.extend(stale.into_iter().map(|path| Op::Recompile { path }));
         Ok(plan)
     }
 
@@ -328,6 +332,15 @@ impl Store {
         }
         self.clean_stage();
     }
+}
+
+/// Whether the byte code of `path` is Python's on the device: it is a Python source, and the developer sends none for it.
+fn owns_bytecode(manifest: &Manifest, path: &str) -> bool {
+    let Some((beside, cached)) = bytecode::places(path) else { return false };
+    let entries = manifest.entries();
+    let from = entries.partition_point(|entry| entry.path.as_str() < cached.as_str());
+    let sent = entries.get(from).is_some_and(|entry| entry.path.starts_with(&cached));
+    !sent && manifest.get(&beside).is_none()
 }
 
 /// The folder of a path; empty for the root.

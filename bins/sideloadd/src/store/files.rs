@@ -7,6 +7,7 @@ use std::fs::File;
 use edge::beneath::Stat;
 use edge::sync::RelPath;
 
+use super::bytecode;
 use super::commit::parent;
 use super::stage::Session;
 use super::{Error, OURS, Store, ours};
@@ -172,7 +173,14 @@ impl Store {
         }
         self.disk.fsync(&put.file, &put.rel)?;
         self.disk.make_folders(parent(&put.path))?;
+        // Durably before the new source is there; once more after it, should the application have written it again.
+        let recompile = || {
+            let folders = bytecode::remove(&self.disk, std::iter::once(put.path.as_str()))?;
+            folders.iter().try_for_each(|folder| self.disk.fsync_dir(folder))
+        };
+        recompile()?;
         self.disk.rename(&put.rel, &put.path)?;
+        recompile()?;
         // Every folder on the way may be new.
         put.path.parents().chain([""]).try_for_each(|folder| self.disk.fsync_dir(folder))
     }

@@ -27,6 +27,8 @@ pub enum Op {
     Mode { path: String, mode: u32 },
     /// It goes, and the folders that are empty then.
     Delete { path: String },
+    /// The byte code that Python made of it goes.
+    Recompile { path: String },
 }
 
 /// A decided commit.
@@ -70,7 +72,9 @@ fn open(bytes: &[u8]) -> Option<&[u8]> {
 impl Op {
     pub fn path(&self) -> &str {
         match self {
-            Op::Place { path, .. } | Op::Mode { path, .. } | Op::Delete { path } => path,
+            Op::Place { path, .. } | Op::Mode { path, .. } | Op::Delete { path } | Op::Recompile { path } => {
+                path
+            }
         }
     }
 }
@@ -90,7 +94,7 @@ impl Journal {
                 good(path) && ContentId::from_hex(id).is_some()
             }
             Op::Place { path, from: Source::Copy(copy), .. } => good(path) && name(copy),
-            Op::Mode { path, .. } | Op::Delete { path } => good(path),
+            Op::Mode { path, .. } | Op::Delete { path } | Op::Recompile { path } => good(path),
         });
         sound.then_some(journal)
     }
@@ -125,6 +129,7 @@ mod tests {
             Op::Place { path: "c".into(), from: Source::Copy("copy-1".into()), mode: 0o644, mtime_ns: 5 },
             Op::Mode { path: "m".into(), mode: 0o600 },
             Op::Delete { path: "d".into() },
+            Op::Recompile { path: "e.py".into() },
         ];
         let journal = Journal { commit: 7, ops };
         let bytes = journal.encode();

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A commit: all content is complete and verified in `objects/`, flushed to disk, then the journal is written durably,
-//! which decides; then each file is linked and renamed into place, deletions last, all flushed, the journal removed.
+//! which decides; then each file is linked and renamed into place, deletions last (with them Python's byte code of what was
+//! replaced, [`bytecode`]), all flushed, the journal removed.
 //! [`Store::open`] finishes what a journal says, so that the tree is the old one or the new one.
 //!
 //! Invariants: a file is trusted to hold a content only if it was hashed, or the cache trusts its times; two live paths
@@ -21,6 +22,7 @@
 //! own. Memory: the manifests, and one record of 256 KiB.
 
 mod apply;
+mod bytecode;
 mod commit;
 mod disk;
 mod error;

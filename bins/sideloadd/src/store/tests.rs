@@ -3,6 +3,7 @@
 mod faults;
 mod histories;
 pub mod plug;
+mod python;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
