@@ -16,4 +16,5 @@ mod sideload_app;
 mod sideload_contract;
 mod sideload_dev;
 mod sideload_sync;
+mod sideload_together;
 mod store;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 struct State {
     refuse: AtomicBool,
     stall: AtomicBool,
+    reset: AtomicBool,
     closed: AtomicBool,
     delay_us: AtomicU64,
     accepted: AtomicU64,
@@ -70,6 +71,16 @@ impl Proxy {
     /// Closes all open connections, both sides, at once.
     pub fn cut(&self) {
         self.state.cut();
+    }
+
+    /// Ends all open connections as a peer does that crashed: by a reset, not by an orderly end. For this proxy's last act.
+    pub fn reset(&self) {
+        self.state.reset.store(true, Ordering::Relaxed);
+        for stream in self.state.open.lock().unwrap().drain(..) {
+            let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+            // Ends the threads' reading and says nothing to the peer; the last one to close the socket does.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
     }
 
     /// Whether new connections are closed at once; turning it on also cuts the open ones.
@@ -143,7 +154,9 @@ fn direction(from: TcpStream, to: TcpStream, state: Arc<State>) {
             }
             shared.passed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
-        let _ = to.shutdown(Shutdown::Both);
+        if !shared.reset.load(Ordering::Relaxed) {
+            let _ = to.shutdown(Shutdown::Both);
+        }
     });
 }
 

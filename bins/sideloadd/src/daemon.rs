@@ -228,7 +228,7 @@ impl Daemon {
             }
             if self.hub.supervisor.take_rollback() {
                 if self.hub.disk.is_some() {
-                    self.hub.send(OURSELVES, Job::Rollback(None));
+                    self.hub.send(OURSELVES, Job::Rollback { to: None, restart: false });
                 } else {
                     let why = "there are no commits in production".to_owned();
                     self.hub.supervisor.handle(Input::RolledBack(Err(why)), now);

@@ -55,12 +55,12 @@ pub enum Job {
     Data(Vec<u8>),
     /// That was all.
     DataEnd,
-    /// Put the sync into force.
-    Commit,
+    /// Put the sync into force. `restart` is for [`Answer::Committed`].
+    Commit { restart: bool },
     /// Forget the sync.
     Abandon,
-    /// Back to an earlier commit.
-    Rollback(Option<u64>),
+    /// Back to an earlier commit, or the one before.
+    Rollback { to: Option<u64>, restart: bool },
     /// The connection is gone: forget what it left half done.
     Gone,
 }
@@ -82,8 +82,8 @@ pub enum Answer {
     Missing(Vec<(u32, Vec<(u32, u32)>)>),
     /// Bytes of records taken.
     Received(u64),
-    /// A commit or rollback, and the history now.
-    Committed { committed: Committed, history: Vec<CommitInfo> },
+    /// A commit or rollback, the history now, and whether a restart was asked for with it: whoever asked may be gone.
+    Committed { committed: Committed, history: Vec<CommitInfo>, restart: bool },
 }
 
 /// For whom a task is done, what it freed of the window, and the answer.
@@ -194,7 +194,7 @@ impl Worker {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            if matches!(task.job, Job::Commit | Job::Rollback(_) | Job::Abandon) {
+            if matches!(task.job, Job::Commit { .. } | Job::Rollback { .. } | Job::Abandon) {
                 untidy = TRIES;
             }
             let bytes = match &task.job {
@@ -250,13 +250,13 @@ impl Worker {
             Job::Begin { manifest, force } => self.begin(&manifest, force),
             Job::Chunks(lists) => self.chunks(&lists),
             Job::DataEnd => self.records_end(from),
-            Job::Commit => {
+            Job::Commit { restart } => {
                 let committed = self.store.commit(now());
-                self.committed(committed)
+                self.committed(committed, restart)
             }
-            Job::Rollback(to) => {
+            Job::Rollback { to, restart } => {
                 let committed = self.store.rollback(to, now());
-                self.committed(committed)
+                self.committed(committed, restart)
             }
             Job::Abandon => {
                 self.store.abandon();
@@ -349,9 +349,9 @@ impl Worker {
         }
     }
 
-    fn committed(&mut self, committed: Result<Committed, store::Error>) -> Outcome {
+    fn committed(&mut self, committed: Result<Committed, store::Error>, restart: bool) -> Outcome {
         let committed = committed.map_err(|error| refusal(&error))?;
-        Ok(Answer::Committed { committed, history: self.store.history().to_vec() })
+        Ok(Answer::Committed { committed, history: self.store.history().to_vec(), restart })
     }
 }
 
@@ -373,6 +373,7 @@ fn refusal(error: &store::Error) -> Refusal {
         store::Error::ManyDeletes { deletes, of } => {
             vec![("deletes", (*deletes).into()), ("of", (*of).into())]
         }
+        store::Error::Gone => return Refusal::busy(status, message),
         _ => Vec::new(),
     };
     Refusal { details, ..Refusal::new(status, message) }

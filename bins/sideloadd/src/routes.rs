@@ -5,7 +5,7 @@
 
 use edge::http::{Body, Request, Response, uri};
 use edge::sync::RelPath;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::naive_time;
 
@@ -107,7 +107,7 @@ pub struct Refusal {
     /// The methods that would do, with 405.
     pub allow: &'static str,
     /// More fields of the answer.
-    pub details: Vec<(&'static str, u64)>,
+    pub details: Vec<(&'static str, Value)>,
 }
 
 impl Refusal {
@@ -116,11 +116,16 @@ impl Refusal {
         Refusal { status, message: message.into(), allow: "", details: Vec::new() }
     }
 
+    /// Another sync is in the way: the answer has `"busy": true`, by which a client knows that waiting helps.
+    pub fn busy(status: u16, message: impl Into<String>) -> Refusal {
+        Refusal { details: vec![("busy", true.into())], ..Refusal::new(status, message) }
+    }
+
     /// The answer.
     pub fn response(&self) -> Response {
         let mut body = json!({ "message": self.message });
         for (name, value) in &self.details {
-            body[*name] = (*value).into();
+            body[*name] = value.clone();
         }
         let response = Response::json(self.status, &body);
         if self.allow.is_empty() { response } else { response.with("Allow", self.allow) }

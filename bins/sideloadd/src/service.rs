@@ -3,7 +3,7 @@
 //! Owns: whose sync is under way ([`crate::turn`]), who follows the log, and the queues to the disk thread and the application.
 //! Invariants: every request is answered exactly once, after its body was read to the end; a body goes to the disk thread
 //! in pieces that count against the connection's window; a sync that loses its connection is given up, what it staged
-//! stays. Never: touches a file.
+//! stays; a commit under way is finished then, and the restart that was asked for with it. Never: touches a file.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
@@ -67,8 +67,8 @@ pub enum Wait {
     Plain,
     /// A manifest's answer.
     Begin,
-    /// A commit or roll-back, and a restart after it.
-    Commit { restart: bool, rollback: bool },
+    /// A commit, or a roll-back.
+    Commit { rollback: bool },
 }
 
 /// Everything requests work on.
@@ -221,8 +221,8 @@ impl Hub {
             Route::SyncCommit { sync, restart } => {
                 self.turn.check(token, sync, now)?;
                 self.turn.set_busy(token, true);
-                self.send(token, Job::Commit);
-                Ok(Exchange::Disk(Wait::Commit { restart, rollback: false }))
+                self.send(token, Job::Commit { restart });
+                Ok(Exchange::Disk(Wait::Commit { rollback: false }))
             }
             Route::SyncAbandon(sync) => {
                 self.turn.check(token, sync, now)?;
@@ -232,8 +232,8 @@ impl Hub {
             Route::Rollback { to, restart } => {
                 self.turn.check_free(token, now)?;
                 self.turn.clear();
-                self.send(token, Job::Rollback(to));
-                Ok(Exchange::Disk(Wait::Commit { restart, rollback: true }))
+                self.send(token, Job::Rollback { to, restart });
+                Ok(Exchange::Disk(Wait::Commit { rollback: true }))
             }
             // Those have bodies and never get here.
             Route::PutFile { .. } | Route::SyncBegin { .. } | Route::SyncChunks(_) | Route::SyncData(_) => {
@@ -280,7 +280,7 @@ impl Hub {
     /// The roll-back that the application's crash asked for is done, or failed.
     pub fn rolled_back(&mut self, done: Done, now: Instant) {
         let result = match done.answer {
-            Some(Ok(Answer::Committed { committed, history })) => {
+            Some(Ok(Answer::Committed { committed, history, .. })) => {
                 self.history = history;
                 self.turn.clear();
                 Ok(committed.restored.unwrap_or(committed.commit))
@@ -299,12 +299,16 @@ impl Hub {
             self.turn.set_busy(to, false);
         }
         // What a lost connection has committed is committed all the same.
-        if let Some(Ok(Answer::Committed { history, committed })) = &outcome {
+        if let Some(Ok(Answer::Committed { history, committed, restart })) = &outcome {
             self.history.clone_from(history);
             self.turn.end(to);
             // What was brought back by hand is not on probation.
             if committed.restored.is_none() {
                 self.supervisor.handle(Input::Committed, now);
+            }
+            if *restart && client.is_none() {
+                log::info!("whoever asked for the restart is gone; it happens all the same");
+                self.supervisor.handle(Input::Restart(Ticket(to.0 as u64)), now);
             }
         }
         let Some(client) = client else { return };
@@ -341,7 +345,7 @@ impl Hub {
                 }
                 answer(client, &status::begun_json(&begun), now)
             }
-            (Exchange::Disk(Wait::Commit { restart, rollback }), Answer::Committed { committed, .. }) => {
+            (Exchange::Disk(Wait::Commit { rollback }), Answer::Committed { committed, restart, .. }) => {
                 let mut fields = status::committed_json(&committed, rollback);
                 if !restart {
                     return Ok(answer(client, &fields, now));

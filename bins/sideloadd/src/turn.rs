@@ -38,7 +38,7 @@ impl Turn {
         let silent = now.saturating_duration_since(owner.heard);
         if owner.busy || silent < SILENT {
             let why = format!("another sync is in progress, from {}; try again", owner.peer);
-            return Err(Refusal::new(409, why));
+            return Err(Refusal::busy(409, why));
         }
         log::warn!("the sync from {} was silent for {} s: it gives way", owner.peer, silent.as_secs());
         Ok(())
@@ -64,7 +64,7 @@ impl Turn {
     /// Whether the sync of that name is this connection's.
     ///
     /// # Errors
-    /// 404: there is none of that name; 409: it is another connection's.
+    /// 404: there is none of that name (any more); 409: it is another connection's.
     pub fn check(&mut self, token: Token, id: u64, now: Instant) -> Result<(), Refusal> {
         match &mut self.0 {
             Some(owner) if owner.token == token && owner.id == Some(id) => {
@@ -72,9 +72,12 @@ impl Turn {
                 Ok(())
             }
             Some(owner) if owner.id == Some(id) => {
-                Err(Refusal::new(409, format!("sync {id} belongs to another connection; begin a new one")))
+                Err(Refusal::busy(409, format!("sync {id} belongs to another connection; begin a new one")))
             }
-            _ => Err(Refusal::new(404, format!("there is no sync {id} (any more); begin a new one"))),
+            _ => {
+                let why = format!("sync {id} was silent for too long and gave way to another; sync again");
+                Err(Refusal::busy(404, why))
+            }
         }
     }
 

@@ -35,7 +35,7 @@ use self::{
     check::Check,
     debounce::{Changes, Debounce},
     follow::Told,
-    push::{Job, Outcome, Pusher, Trouble, Work},
+    push::{Job, Outcome, Pause, Pusher, Trouble, Work},
     report::Reporter,
     rules::Rules,
     watch::Watch,
@@ -98,7 +98,8 @@ struct Loop {
     run_due: bool,
     /// Nothing was synced yet: the first success restarts the application.
     first: bool,
-    away: bool,
+    /// Why the last attempt came to nothing, if time alone may help.
+    away: Option<Pause>,
     /// The run of the daemon that the log speaks of, once it is known to have begun anew.
     daemon: Option<u64>,
     /// The run of the daemon in which the application was last seen to.
@@ -160,7 +161,7 @@ impl Loop {
             busy: false,
             run_due: true,
             first: true,
-            away: false,
+            away: None,
             daemon: None,
             seen_to: None,
             as_json,
@@ -252,7 +253,7 @@ impl Loop {
         while let Some(told) = self.lines.as_ref().and_then(|lines| lines.try_recv().ok()) {
             match told {
                 Told::Entry(entry) => self.line(&entry),
-                Told::Lost(cause) => self.went_away(&cause),
+                Told::Lost(cause) => self.went_away(Pause::Away, &cause),
                 Told::Connected => {
                     self.came_back();
                     self.debounce.retry_now(Instant::now());
@@ -336,20 +337,20 @@ impl Loop {
     fn trouble(&mut self, batch: debounce::Batch, trouble: Trouble, now: Instant) -> Result<(), Failure> {
         let Trouble { failure, again, check, committed } = trouble;
         // Keys that are wrong do not become right by waiting, but a device may get other ones while we run.
-        if self.first && !again && !check && !committed && failure.code == crate::output::EX_NOPERM {
+        if self.first && again.is_none() && !check && !committed && failure.code == crate::output::EX_NOPERM {
             return Err(failure);
         }
         let subject = report::subject(&self.top, &batch);
-        let retry_at = again.then(|| now + self.backoff.next_delay(now, &mut self.rng));
-        if committed && !again {
+        let retry_at = again.map(|_| now + self.backoff.next_delay(now, &mut self.rng));
+        if committed && again.is_none() {
             self.debounce.done();
             self.first = false;
         } else {
             self.debounce.failed(batch.all(), retry_at);
         }
-        if again {
+        if let Some(pause) = again {
             self.run_due = true;
-            self.went_away(&failure.cause);
+            self.went_away(pause, &failure.cause);
         } else if check {
             self.say(&format!("{subject} -> the check failed; the old process runs on"));
             let cause = failure.cause.trim_start_matches("nothing was changed on the device: ");
@@ -375,21 +376,25 @@ impl Loop {
         spawn("dev-logs", move || follow::run(&target, from, &tell))
     }
 
-    fn went_away(&mut self, cause: &str) {
-        if !std::mem::replace(&mut self.away, true) {
-            self.say(&format!("the device is away ({cause}); trying again until it is back"));
+    /// Said once, until it is over or something else.
+    fn went_away(&mut self, pause: Pause, cause: &str) {
+        if self.away.replace(pause) != Some(pause) {
+            self.say(&match pause {
+                Pause::Away => format!("the device is away ({cause}); trying again until it is back"),
+                Pause::Busy => format!("not now: {cause}; trying again"),
+            });
         }
     }
 
     fn came_back(&mut self) {
-        if std::mem::replace(&mut self.away, false) {
+        if self.away.take() == Some(Pause::Away) {
             self.say("the device is back");
         }
     }
 
     /// Ctrl-C.
     fn leave(&mut self) -> Result<(), Failure> {
-        if self.busy && !self.away {
+        if self.busy && self.away.is_none() {
             self.say("ending after the sync under way");
             if let Ok(outcome) = self.outcomes.recv_timeout(LEAVE_MAX) {
                 self.concluded(outcome)?;

@@ -63,13 +63,22 @@ pub struct Outcome {
     pub result: Result<(sync::Report, Effect), Trouble>,
 }
 
+/// What time alone may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// The device can't be reached.
+    Away,
+    /// It is there, and takes nothing now: another sync is under way, or its disk is full.
+    Busy,
+}
+
 /// Why a job came to nothing.
 #[derive(Debug)]
 pub struct Trouble {
     /// For people.
     pub failure: Failure,
-    /// The device is away or busy: worth another attempt without a save.
-    pub again: bool,
+    /// Worth another attempt without a save, and why.
+    pub again: Option<Pause>,
     /// The check said no: the old process runs on.
     pub check: bool,
     /// The files are on the device; only what should follow failed.
@@ -150,9 +159,9 @@ impl Pusher {
         );
         result.map_err(|error| {
             let again = match &error {
-                sync::Error::Client(error) | sync::Error::Commit(error) => is_passing(error),
-                sync::Error::Busy { .. } => true,
-                _ => false,
+                sync::Error::Client(error) | sync::Error::Commit(error) => passing(error),
+                sync::Error::Busy { .. } => Some(Pause::Busy),
+                _ => None,
             };
             // An answer that was lost says nothing; a refusal after the commit says that only the restart failed.
             self.owed |= matches!(error, sync::Error::Commit(_));
@@ -184,17 +193,17 @@ impl Pusher {
     }
 
     fn left(&mut self, error: client::Error) -> Trouble {
-        let again = is_passing(&error);
-        self.owed |= again;
+        let again = passing(&error);
+        self.owed |= again.is_some();
         Trouble { failure: error.into(), again, check: false, committed: true }
     }
 }
 
 /// Whether time alone may help.
-pub(super) fn is_passing(error: &client::Error) -> bool {
+pub(super) fn passing(error: &client::Error) -> Option<Pause> {
     match error {
-        client::Error::Refused { status, .. } => *status >= 500,
-        client::Error::Connect { .. } | client::Error::Resolve { .. } => true,
-        other => other.is_lost_connection(),
+        client::Error::Refused { status, .. } => (*status >= 500).then_some(Pause::Busy),
+        client::Error::Connect { .. } | client::Error::Resolve { .. } => Some(Pause::Away),
+        other => other.is_lost_connection().then_some(Pause::Away),
     }
 }

@@ -48,6 +48,8 @@ fn rules_are_those_of_git_and_ours_without_a_repository() {
         "key.pem",
         "sub/KEY.PEM",
         ".sideloadd/lock",
+        "sideload.toml",
+        "sub/sideload.toml",
         "sub/.sideloadd/x",
         ".ignore",
         "sub/Ignored",
@@ -70,6 +72,7 @@ fn rules_are_those_of_git_and_ours_without_a_repository() {
         "sub/.sideloadd/x",
         "sub/Ignored",
         "sub/only-top",
+        "sub/sideload.toml",
     ];
     assert_eq!(names(&folder.0), expected);
 }

@@ -77,11 +77,13 @@ pub fn listing(top: &Path, folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// What no rule can make part of a sync: keys and certificates, git's own files, the device's own folder.
+/// What no rule can make part of a sync: keys and certificates, git's own files, the device's own folder, and the file
+/// that says where the device is (at the top; below it a file of this name is the application's).
 fn never(entry: &DirEntry) -> bool {
     let name = entry.file_name();
+    let at_top = entry.depth() == 1;
     name == OsStr::new(".git")
-        || (entry.depth() == 1 && name == OsStr::new(RESERVED))
+        || (at_top && (name == OsStr::new(RESERVED) || name == OsStr::new(crate::config::FILE_NAME)))
         || Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("pem"))
         || name == OsStr::new(".pem")
 }

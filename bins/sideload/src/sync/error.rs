@@ -27,6 +27,12 @@ pub enum Error {
         /// What the device says.
         message: String,
     },
+    /// Something on the device is in the way, or was changed there meanwhile; waiting does not help.
+    #[error("{message}")]
+    InTheWay {
+        /// What the device says, with what to do.
+        message: String,
+    },
     /// A file does not hold what the scan found, twice in a row.
     #[error("{} changes while it is sent", path.display())]
     Changed {
@@ -61,7 +67,8 @@ impl Error {
                 "something writes it all the time: if the application does not need it, name it in {}",
                 scan::IGNORE_FILE
             )),
-            Error::Gate(_) => None,
+            // The device says what to do.
+            Error::Gate(_) | Error::InTheWay { .. } => None,
             Error::Commit(_) => {
                 Some("sync again: either it says that nothing changed, or it does the rest".into())
             }
@@ -74,7 +81,7 @@ impl Error {
         match self {
             Error::Scan(error) => error.exit_code(),
             Error::Client(error) | Error::Commit(error) => error.exit_code(),
-            Error::Deletes { .. } => 1,
+            Error::Deletes { .. } | Error::InTheWay { .. } => 1,
             Error::Busy { .. } => 75,
             Error::Changed { .. } => 74,
             Error::Gate(_) => 65,

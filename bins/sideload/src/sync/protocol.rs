@@ -117,7 +117,7 @@ impl Session {
             .body(Body::Bytes(&lists))
             .silence_max(SLOW)
             .continues();
-        let answer = client.request(request)?.json()?;
+        let answer = client.request(request).and_then(client::Answer::json).map_err(conflict)?;
         let missing = missing(&answer).ok_or_else(|| nonsense(client, "no list \"missing\" of ranges"))?;
         for (entry, ranges) in missing {
             let job = job(scan, entry, ranges);
@@ -149,7 +149,7 @@ impl Session {
             (Err(client::Error::Refused { status: 422, .. }), None) => {
                 Err(Error::Changed { path: content.last_path() })
             }
-            (Err(error), None) => Err(error.into()),
+            (Err(error), None) => Err(conflict(error)),
             (Ok(_), _) => Ok(content.bytes),
         }
     }
@@ -175,14 +175,19 @@ impl Session {
     }
 }
 
-/// 409 has two meanings.
+/// 409 has three meanings, and a sync that is gone was pushed aside by another.
 fn conflict(error: client::Error) -> Error {
     match error {
+        client::Error::Refused { status: 404 | 409, message, details }
+            if details.get("busy") == Some(&Value::Bool(true)) =>
+        {
+            Error::Busy { message }
+        }
         client::Error::Refused { status: 409, message, details } => {
             let number = |name: &str| details.get(name).and_then(Value::as_u64);
             match (number("deletes"), number("of")) {
                 (Some(deletes), Some(of)) => Error::Deletes { deletes, of },
-                _ => Error::Busy { message },
+                _ => Error::InTheWay { message },
             }
         }
         error => Error::Client(error),

@@ -302,7 +302,7 @@ fn a_lost_connection_is_replaced_once() {
 
 #[test]
 fn refusals_are_told_apart() {
-    let mut b = bench("sync-refused", 8);
+    let mut b = bench("sync-refused", 9);
     b.folder.write("file", "x");
     let mut ask = |status: u16, answer: &str| {
         b.fault(Fault { answer: Some((status, answer.into())), ..Fault::default() });
@@ -311,8 +311,14 @@ fn refusals_are_told_apart() {
     let error = ask(409, r#"{"message":"too many","deletes":9,"of":10}"#);
     assert!(matches!(error, Error::Deletes { deletes: 9, of: 10 }), "{error}");
     assert!(error.fix().unwrap().contains("--force") && error.exit_code() == 1);
-    let error = ask(409, r#"{"message":"another sync is under way"}"#);
-    assert!(matches!(error, Error::Busy { .. }) && error.exit_code() == 75, "{error}");
+    for status in [404, 409] {
+        let error = ask(status, r#"{"message":"another sync is under way","busy":true}"#);
+        assert!(matches!(error, Error::Busy { .. }) && error.exit_code() == 75, "{error}");
+        assert!(error.fix().unwrap().contains("other sync"));
+    }
+    let error = ask(409, r#"{"message":"data is no folder on the device; remove it there"}"#);
+    assert!(matches!(error, Error::InTheWay { .. }) && error.exit_code() == 1, "{error}");
+    assert_eq!(error.fix(), None, "the device has said it");
     let error = ask(507, r#"{"message":"the disk is full"}"#);
     assert_eq!((error.to_string().as_str(), error.exit_code()), ("the disk is full", 75));
     let error = ask(404, "");

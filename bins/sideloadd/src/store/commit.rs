@@ -46,12 +46,12 @@ impl Store {
     pub fn commit(&mut self, now: Now) -> Result<Committed, Error> {
         let lacking = self.session.as_ref().map(Session::lacking);
         match lacking {
-            None => return Err(Error::refused(409, "no sync is under way here: begin again")),
+            None => return Err(Error::Gone),
             Some(0) => {}
             Some(n) => return Err(Error::refused(409, format!("the content of {n} files has not come yet"))),
         }
         let Some(session) = self.session.take() else {
-            return Err(Error::refused(409, "no sync is under way"));
+            return Err(Error::Gone);
         };
         self.finish_decided()?;
         self.commit_tree(session, None, now)

@@ -17,6 +17,9 @@ pub enum Error {
         /// Cause and fix.
         message: String,
     },
+    /// The sync that this belongs to is not under way any more: another one took its place.
+    #[error("this sync was silent for too long and gave way to another; sync again")]
+    Gone,
     /// More than half of the tree would be deleted.
     #[error(
         "this sync would delete {deletes} of {of} files; is the folder the right one? If so, sync with --force"
@@ -63,7 +66,7 @@ impl Error {
     pub fn status(&self) -> u16 {
         match self {
             Error::Refused { status, .. } => *status,
-            Error::ManyDeletes { .. } => 409,
+            Error::ManyDeletes { .. } | Error::Gone => 409,
             Error::Manifest(manifest::Error::TooLarge(_)) => 413,
             Error::Manifest(_) | Error::Path(beneath::Error::Escapes { .. }) => 400,
             Error::Path(beneath::Error::Io { source, .. }) | Error::Io { source, .. } => {

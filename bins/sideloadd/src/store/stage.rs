@@ -110,7 +110,7 @@ pub type Missing = Vec<(u32, Vec<(u32, u32)>)>;
 
 impl Store {
     fn session(&mut self) -> Result<&mut Session, Error> {
-        self.session.as_mut().ok_or_else(|| Error::refused(409, "no sync is under way here: begin again"))
+        self.session.as_mut().ok_or(Error::Gone)
     }
 
     /// The number of the sync under way.
