@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use edge::clock::rfc3339_ms;
 use edge::device::Device;
 use edge::mqtt::{Message, Properties, Qos};
 use serde_json::{Value, json};
@@ -51,13 +52,6 @@ pub struct Face {
     pub length_ms: u64,
     /// File name, for a folder of pictures.
     pub origin: Option<Arc<str>>,
-}
-
-/// RFC 3339 with milliseconds, UTC.
-#[must_use]
-pub fn rfc3339_ms(unix_ms: u64) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    moment(unix_ms).format(&format).unwrap_or_default()
 }
 
 fn moment(unix_ms: u64) -> OffsetDateTime {
@@ -310,13 +304,5 @@ mod tests {
         let mut there = here.clone();
         there.id = "nx-2".into();
         assert_ne!(first, id(face(), &there, b"a"));
-    }
-
-    #[test]
-    fn times_are_utc_with_milliseconds() {
-        assert_eq!(rfc3339_ms(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(rfc3339_ms(1_767_225_599_999), "2025-12-31T23:59:59.999Z");
-        // Beyond what a date can hold: the epoch, never a panic.
-        assert_eq!(rfc3339_ms(u64::MAX), "1970-01-01T00:00:00.000Z");
     }
 }

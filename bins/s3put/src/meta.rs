@@ -5,10 +5,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use edge::clock::rfc3339_ms;
 use edge::mqtt::{Message, topic};
 use edge::spool::Record;
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
 
 use crate::key;
 
@@ -136,7 +136,7 @@ pub struct Headers {
 /// Topic, time and QoS, then the listed user properties as far as they fit into `room` bytes.
 pub fn headers(record: &Record, listed: &Listed, room: usize) -> Headers {
     let message = &record.message;
-    let time = key::property(message, "time").map_or_else(|| rfc3339(record.received_ms), str::to_owned);
+    let time = key::property(message, "time").map_or_else(|| rfc3339_ms(record.received_ms), str::to_owned);
     let qos = (message.qos as u8).to_string();
     let own = [("topic", message.topic.as_str()), ("time", &time), ("qos", &qos)];
     let user = message.properties.user.iter().filter(|(name, _)| name != "time" && listed.has(name));
@@ -190,28 +190,14 @@ pub fn sidecar(record: &Record, key: &str, content_type: &str, sha256: &str, sto
         "content-type": content_type,
         "qos": message.qos as u8,
         "retain": message.retain,
-        "received": rfc3339(record.received_ms),
-        "stored": rfc3339(stored_ms),
+        "received": rfc3339_ms(record.received_ms),
+        "stored": rfc3339_ms(stored_ms),
         "source": &*record.source,
         "response-topic": message.properties.response_topic,
         "correlation-base64": message.properties.correlation.as_ref().map(|c| STANDARD.encode(c)),
         "properties": user,
     });
     format!("{value:#}\n").into_bytes()
-}
-
-/// Unix milliseconds as RFC 3339 in UTC with milliseconds.
-pub fn rfc3339(unix_ms: u64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000);
-    let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let (hour, minute, second) = at.to_hms();
-    let month = u8::from(at.month());
-    format!(
-        "{:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-        at.year(),
-        at.day(),
-        at.millisecond()
-    )
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ impl Ring {
             }
             seen += 1;
             let seq = Position { epoch: self.epoch, line: seen }.to_string();
-            let time = rfc3339_ms(line.time_ms);
+            let time = edge::clock::rfc3339_ms(line.time_ms);
             let mut object =
                 json!({"seq": seq, "time": time, "stream": line.stream.name(), "line": line.text});
             if line.partial {
@@ -277,14 +277,6 @@ pub fn pump(
         }
     }
     Ok(pumped)
-}
-
-fn rfc3339_ms(unix_ms: u64) -> String {
-    let format = time::macros::format_description!(
-        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-    );
-    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000);
-    at.unwrap_or(time::OffsetDateTime::UNIX_EPOCH).format(&format).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -24,16 +24,7 @@ impl<const N: usize> FromStr for Digest<N> {
     type Err = NotHex;
 
     fn from_str(text: &str) -> Result<Self, NotHex> {
-        let bad = NotHex(2 * N);
-        if text.len() != 2 * N {
-            return Err(bad);
-        }
-        let mut bytes = [0; N];
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digit = |c: u8| (c as char).to_digit(16).ok_or(bad);
-            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-        }
-        Ok(Self(bytes))
+        crate::text::from_hex(text).map(Self).ok_or(NotHex(2 * N))
     }
 }
 

@@ -35,20 +35,8 @@ impl ContentId {
     /// Reads what [`ContentId::to_hex`] wrote; `None` for anything else.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<ContentId> {
-        let digits = text.as_bytes();
-        let mut id = [0u8; 32];
-        if digits.len() != 64 {
-            return None;
-        }
-        let digit = |d: u8| match d {
-            b'0'..=b'9' => Some(d - b'0'),
-            b'a'..=b'f' => Some(d - b'a' + 10),
-            _ => None,
-        };
-        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-        }
-        Some(ContentId(id))
+        let written = !text.bytes().any(|digit| digit.is_ascii_uppercase());
+        written.then(|| crate::text::from_hex(text)).flatten().map(ContentId)
     }
 }
 

@@ -26,16 +26,7 @@ impl Pin {
     /// 64 hex digits, with or without colons between the bytes.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Pin> {
-        let digits: Vec<u8> = text.trim().bytes().filter(|b| *b != b':').collect();
-        let mut sum = [0u8; 32];
-        if digits.len() != 64 || !digits.is_ascii() {
-            return None;
-        }
-        for (byte, pair) in sum.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).ok().filter(|p| !p.contains('+'))?;
-            *byte = u8::from_str_radix(pair, 16).ok()?;
-        }
-        Some(Pin::Sha256(sum))
+        crate::text::from_hex(&text.trim().replace(':', "")).map(Pin::Sha256)
     }
 
     fn matches(&self, der: &[u8]) -> bool {

@@ -1,4 +1,4 @@
-//! The one line a save: `saved app.py -> 3 files, 4 KB -> restarted -> first line after 180 ms`. Pure.
+//! The one line a save: `saved app.py -> 3 files, 4.00 KB -> restarted -> first line after 180 ms`. Pure.
 //!
 //! Invariant: it is written once per save: when the first line of the new process has come, or its time is over.
 
@@ -123,13 +123,7 @@ fn amount(report: &sync::Report) -> String {
     if report.deleted > 0 {
         text.push_str(&format!(", {} deleted", report.deleted));
     }
-    let bytes = report.content_bytes;
-    let (value, unit) = match bytes {
-        0..1000 => return format!("{text}, {bytes} B"),
-        1000..1_000_000 => (bytes as f64 / 1e3, "KB"),
-        _ => (bytes as f64 / 1e6, "MB"),
-    };
-    format!("{text}, {value:.0} {unit}")
+    format!("{text}, {}", edge::text::bytes(report.content_bytes))
 }
 
 #[cfg(test)]
@@ -148,7 +142,7 @@ mod tests {
         let restarted = Effect::Restarted(Some("7.9".into()));
         assert_eq!(reporter.done(top, &batch, &report, &restarted, t0 + ms(90)), None);
         assert_eq!(reporter.line("7.9", t0 + ms(100)), None);
-        let expected = "saved app.py -> 3 files, 4 KB -> restarted -> first line after 180 ms";
+        let expected = "saved app.py -> 3 files, 4.00 KB -> restarted -> first line after 180 ms";
         assert_eq!(reporter.line("7.10", t0 + ms(180)).as_deref(), Some(expected));
         assert_eq!(reporter.line("7.11", t0 + ms(181)), None);
         // The line was faster than the answer.
