@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod config;
+mod depotd_aws;
 mod depotd_crash;
 mod depotd_publish;
 mod disk;

@@ -58,10 +58,7 @@ impl Bucket {
         {
             return Err(Error::Name(name.to_owned()));
         }
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if region.is_empty() || region.len() > 40 || !region.bytes().all(fits) {
-            return Err(Error::Region(region.to_owned()));
-        }
+        check_region(region)?;
         let (scheme, host, prefix) = match endpoint {
             Some(text) => parse_endpoint(text)?,
             None => ("https", format!("s3.{region}.{}", domain(region)), String::new()),
@@ -93,6 +90,28 @@ impl Bucket {
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
     }
+}
+
+/// Origin (`https://host[:port]`) and `Host` header of another service, such as `dynamodb`: Amazon's for the region, or
+/// those of `endpoint`, whose path is left out.
+///
+/// # Errors
+/// [`Error`]: the region or the endpoint can't be one.
+pub fn service(name: &str, region: &str, endpoint: Option<&str>) -> Result<(String, String), Error> {
+    check_region(region)?;
+    let (scheme, host) = match endpoint {
+        Some(text) => parse_endpoint(text).map(|(scheme, host, _)| (scheme, host))?,
+        None => ("https", format!("{name}.{region}.{}", domain(region))),
+    };
+    Ok((format!("{scheme}://{host}"), host))
+}
+
+fn check_region(region: &str) -> Result<(), Error> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if region.is_empty() || region.len() > 40 || !region.bytes().all(fits) {
+        return Err(Error::Region(region.to_owned()));
+    }
+    Ok(())
 }
 
 /// The domain that a region's partition lives in.
@@ -207,6 +226,15 @@ mod tests {
         assert_eq!(at("https://S3.example.com:443/", Some(false)), "https://bkt.s3.example.com/a%20b/c");
         assert_eq!(at("http://[::1]:80/store/", None), "http://[::1]/store/bkt/a%20b/c");
         assert_eq!(at("http://[::1]:9000", None), "http://[::1]:9000/bkt/a%20b/c");
+    }
+
+    #[test]
+    fn other_services() {
+        let at = |region, endpoint| service("dynamodb", region, endpoint).unwrap().0;
+        assert_eq!(at("eu-west-1", None), "https://dynamodb.eu-west-1.amazonaws.com");
+        assert_eq!(at("cn-north-1", None), "https://dynamodb.cn-north-1.amazonaws.com.cn");
+        assert_eq!(at("eu-west-1", Some("http://127.0.0.1:8000/")), "http://127.0.0.1:8000");
+        assert!(service("dynamodb", "EU", None).is_err() && service("dynamodb", "r", Some("x")).is_err());
     }
 
     #[test]

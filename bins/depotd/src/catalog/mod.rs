@@ -6,6 +6,8 @@
 //! come from outside are bound parameters, never part of a query's text.
 
 pub mod config;
+pub mod dynamo;
+mod row;
 pub mod sqlite;
 
 use std::fmt;

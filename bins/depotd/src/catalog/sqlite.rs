@@ -277,4 +277,4 @@ impl Catalog for Sqlite {
 
 #[cfg(test)]
 #[path = "sqlite_tests.rs"]
-mod tests;
+pub(crate) mod tests;

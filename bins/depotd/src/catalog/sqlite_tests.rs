@@ -44,7 +44,7 @@ fn epochs(releases: &[Release]) -> Vec<u64> {
 
 /// What every catalog must do, in an empty one.
 pub(crate) fn contract(catalog: &mut dyn Catalog) {
-    let mut one = sample("videoStreamer", "prod", 1, &["gamer", "x' OR 1=1 --"]);
+    let mut one = sample("videoStreamer", "prod", 1, &["gamer", "x' or 1=1 --"]);
     one.signature = Some("sig".into());
     one.floor = true;
     catalog.insert(&one).unwrap();
@@ -53,7 +53,7 @@ pub(crate) fn contract(catalog: &mut dyn Catalog) {
     assert_eq!(catalog.live("videoStreamer", "beta").unwrap(), []);
     assert_eq!(catalog.live("videoStreamer' OR '1'='1", "prod").unwrap(), []);
     assert_eq!(catalog.apps_with("gamer", "prod").unwrap(), ["videoStreamer"]);
-    assert_eq!(catalog.apps_with("x' OR 1=1 --", "prod").unwrap(), ["videoStreamer"]);
+    assert_eq!(catalog.apps_with("x' or 1=1 --", "prod").unwrap(), ["videoStreamer"]);
     assert_eq!(catalog.apps_with("gamer", "beta").unwrap(), [""; 0]);
     // The newest for everybody, what is staged above it, and floors below.
     let staged = Release { rollout: 10, ..sample("videoStreamer", "prod", 4, &[]) };

@@ -5,6 +5,7 @@
 //! removed.
 
 pub mod dir;
+pub mod s3;
 
 use std::fs::File;
 use std::io::Read;
