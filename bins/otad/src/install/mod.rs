@@ -46,6 +46,8 @@ mod trial;
 mod verify;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub fn limits() -> Limits {
     Limits { free_bytes_min: 0, ..Limits::default() }
 }
 
-fn open(dir: &Path) -> Store {
+pub fn open(dir: &Path) -> Store {
     Store::open(dir, limits()).unwrap().0
 }
 
@@ -75,7 +75,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-const FILE: Kind = Kind::File { mode: 0o755 };
+pub const FILE: Kind = Kind::File { mode: 0o755 };
 
 /// Two apps, both of this epoch.
 fn both(store: &mut Store, epoch: u64) -> Manifest {
@@ -88,7 +88,7 @@ fn both(store: &mut Store, epoch: u64) -> Manifest {
     Manifest::new(items).unwrap()
 }
 
-fn install(store: &mut Store, manifest: &Manifest) -> GenId {
+pub fn install(store: &mut Store, manifest: &Manifest) -> GenId {
     let id = store.build(manifest).unwrap();
     store.begin_trial(&id).unwrap();
     store.switch(Timestamp(1)).unwrap();
