@@ -21,9 +21,10 @@ use otad::install::{self, Ending, HighWater, Record, Recovered, State};
 use scenario::manifest;
 use trace::{Call, Fault};
 
-const TESTS: [(&str, fn()); 3] = [
+const TESTS: [(&str, fn()); 4] = [
     ("killed_at_every_step_there_is_the_old_generation_or_the_new_one", killed_at_every_step),
     ("whatever_call_fails_the_device_keeps_a_whole_generation", whatever_call_fails),
+    ("memory_does_not_grow_with_the_content", memory_does_not_grow),
     ("each_step_is_durable_before_the_next", each_step_is_durable),
 ];
 
@@ -34,6 +35,7 @@ fn main() {
             "recover" => scenario::recover(&dir).map(drop),
             command => scenario::run(&dir, command),
         };
+        trace::tell_peak(&dir);
         std::process::exit(i32::from(done.is_err()));
     }
     let wanted: Vec<String> =
@@ -308,6 +310,14 @@ fn whatever_call_fails() {
         points += 2 * calls.len();
     }
     println!("faults: {points} points");
+}
+
+/// The peak of a process of its own, as the kernel counted it.
+fn memory_does_not_grow() {
+    let scratch = Scratch::new("memory");
+    let peak_kb = trace::peak_kb(&scratch.0.join("store"), "big");
+    println!("memory: {peak_kb} kB at most for 64 MiB of file and 64 MiB of archive");
+    assert!(peak_kb < 12 << 10);
 }
 
 /// A model of what a power cut may take: what was written and not flushed, names too.

@@ -126,7 +126,43 @@ pub fn recover(dir: &Path) -> Result<Recovery, Error> {
     }
 }
 
-/// `first`, `second`: installs and commits epoch 1 or 2; `small`: one file, from nothing; `bad`: epoch 2 that is not
+/// Content that is far larger than the memory it may take, in pieces: a file, and an archive that expands to as much.
+fn big(store: &mut Store) -> Result<(), Error> {
+    const PIECE: usize = 64 << 10;
+    const SIZE: u64 = 64 << 20;
+    let mut file = store.incoming(SIZE)?;
+    for n in 0..SIZE / PIECE as u64 {
+        file.write(&[n as u8; PIECE])?;
+    }
+    let (_, file) = file.finish()?;
+    let mut header = tar::Header::new_gnu();
+    header.set_path("zeros").expect("short");
+    header.set_size(SIZE);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let body = std::io::Read::take(std::io::repeat(0), SIZE + 1024);
+    let plain = std::io::Read::chain(&header.as_bytes()[..], body);
+    let mut packed = flate2::read::GzEncoder::new(plain, flate2::Compression::fast());
+    let (mut archive, mut buffer) = (store.incoming(SIZE)?, vec![0; PIECE]);
+    loop {
+        match std::io::Read::read(&mut packed, &mut buffer).expect("memory") {
+            0 => break,
+            n => archive.write(&buffer[..n])?,
+        }
+    }
+    let (_, archive) = archive.finish()?;
+    let item = |app: &str, kind, sums: Sums| {
+        let Sums { sha256, md5, size } = sums;
+        let (app, version, env) = (app.to_owned(), "1".to_owned(), "prod".to_owned());
+        Item { app, kind, version, env, epoch: 1, min_epoch: 0, md5, sha256, size, statement: None }
+    };
+    let items = vec![item("file", Kind::File { mode: 0o755 }, file), item("zeros", Kind::Tar, archive)];
+    let id = store.build(&Manifest::new(items)?)?;
+    assert_eq!(store.verify(&id)?, []);
+    Ok(())
+}
+
+/// `big`: see there; `first`, `second`: installs and commits epoch 1 or 2; `small`: one file, from nothing; `bad`: epoch 2 that is not
 /// well; `trial`: epoch 2 up to the switch; `manual`: the operator goes back.
 pub fn run(dir: &Path, what: &str) -> Result<(), Error> {
     let (mut store, _) = open(dir)?;
@@ -138,6 +174,7 @@ pub fn run(dir: &Path, what: &str) -> Result<(), Error> {
         "bad" => to_trial(&mut store, &manifest(2, false))
             .and_then(|_| store.roll_back("the unit does not start", true, Timestamp(12)))
             .and_then(|()| store.gc(&[])),
+        "big" => big(&mut store),
         "manual" => store.roll_back("the operator wants it", true, Timestamp(13)),
         _ => panic!("no such scenario: {what}"),
     };

@@ -68,6 +68,23 @@ pub fn available(test: &str) -> bool {
     false
 }
 
+/// At the end of the process that is traced, if it was asked for.
+pub fn tell_peak(dir: &Path) {
+    if std::env::var_os("OTAD_TELL_PEAK").is_some() {
+        std::fs::copy("/proc/self/status", dir.with_extension("status")).unwrap();
+    }
+}
+
+/// The largest resident memory of a run that succeeds, in kB.
+pub fn peak_kb(dir: &Path, command: &str) -> u64 {
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program.env(TRACED, format!("{} {command}", dir.display())).env("OTAD_TELL_PEAK", "1");
+    assert!(program.status().unwrap().success());
+    let status = std::fs::read_to_string(dir.with_extension("status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 fn strace(dir: &Path, command: &str, options: &[&str]) -> ExitStatus {
     let mut strace = Command::new("strace");
     strace.env(TRACED, format!("{} {command}", dir.display())).args(["-f", "-qq"]).args(options);
