@@ -103,6 +103,9 @@ pub trait Daemon {
     /// What the program does besides being a daemon, in the order of `--help`.
     const COMMANDS: &'static [Command] = &[];
 
+    /// The command that means to be the daemon, such as `serve`; the same as none.
+    const RUN: Option<&'static str> = None;
+
     /// Runs one of [`Daemon::COMMANDS`]. `path` is that of `--config`; `args` is what follows the command's name, less
     /// the options every program has. What a person asked for goes to standard output.
     ///
@@ -143,7 +146,7 @@ struct Args {
 /// Runs the daemon `D` from command line to exit code.
 pub fn main<D: Daemon>() -> ExitCode {
     let program = &D::PROGRAM;
-    let args = match parse(program, D::COMMANDS) {
+    let args = match parse(program, D::COMMANDS, D::RUN) {
         Ok(Some(args)) => args,
         Ok(None) => return ExitCode::SUCCESS,
         Err(message) => {
@@ -184,7 +187,7 @@ fn act<D: Daemon>(args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// `None` when `--help` or `--version` was answered.
-fn parse(program: &Program, commands: &[Command]) -> Result<Option<Args>, String> {
+fn parse(program: &Program, commands: &[Command], run: Option<&str>) -> Result<Option<Args>, String> {
     let mut given = pico_args::Arguments::from_env();
     if given.contains(["-h", "--help"]) {
         print!("{}", help(program, commands));
@@ -210,7 +213,9 @@ fn parse(program: &Program, commands: &[Command]) -> Result<Option<Args>, String
         .opt_value_from_os_str(["-c", "--config"], |v| Ok::<_, std::convert::Infallible>(PathBuf::from(v)))
         .map_err(|_| "--config needs a path".to_owned())?
         .unwrap_or_else(|| PathBuf::from(format!("/etc/edge/{}.toml", program.name)));
-    if let Ok(Some(name)) = given.subcommand() {
+    if let Ok(Some(name)) = given.subcommand()
+        && run != Some(name.as_str())
+    {
         return if commands.iter().any(|command| command.name == name) {
             Ok(Some(Args { config, mode: Mode::Command(name, given), verbosity }))
         } else if commands.is_empty() {

@@ -4,13 +4,16 @@
 //! 1. while [`Io::read`]: read some bytes (at most a few KiB) and hand them to [`Conn::received`], or [`Conn::eof`];
 //! 2. take every [`Conn::next`] and answer each [`ConnEvent::End`] with [`Conn::respond`];
 //! 3. while [`Io::write`]: write [`Conn::output`], tell [`Conn::wrote`];
-//! 4. [`Io::shutdown`]: shut down the writing side; [`Io::close`]: drop the socket;
-//! 5. arm a timer for [`Conn::deadline`]; call [`Conn::expire`] when it has passed, then go to 2.
+//! 4. with nothing left to write, send from [`Conn::file`] and tell [`Conn::sent_file`];
+//! 5. [`Io::shutdown`]: shut down the writing side; [`Io::close`]: drop the socket;
+//! 6. arm a timer for [`Conn::deadline`]; call [`Conn::expire`] when it has passed, then go to 2.
 //!
 //! Invariants: answers leave in the order of the requests, since the next request is not looked at before the current
 //! one is answered and its answer fits under `out_bytes`; after a refusal or an answer that leaves a body unread, the
 //! connection lingers (RFC 9112 section 9.6) so that the peer can read the answer before the reset.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Decoder, Event, LAST_CHUNK, Limits, Reject, Request, Response, Step, chunk};
@@ -76,6 +79,8 @@ pub struct Conn {
     output: Vec<u8>,
     sent: usize,
     phase: Phase,
+    /// Where the rest of an answer of known length comes from, and from which byte on; else from the application.
+    file: Option<(Arc<File>, u64)>,
     head_only: bool,
     keep_alive: bool,
     minor: u8,
@@ -94,6 +99,7 @@ impl Conn {
             output: Vec::new(),
             sent: 0,
             phase: Phase::Request,
+            file: None,
             head_only: false,
             keep_alive: true,
             minor: 1,
@@ -293,9 +299,60 @@ impl Conn {
         }
     }
 
+    /// Answers with `length` bytes of `file` from `offset` on, which the shell sends; `response.body` is not sent. Without
+    /// a complete request waiting for its answer, nothing happens.
+    pub fn respond_file(
+        &mut self,
+        response: &Response,
+        file: Arc<File>,
+        offset: u64,
+        length: u64,
+        now: Instant,
+    ) {
+        self.begin_sized(response, length, now);
+        if self.is_sending() {
+            self.file = Some((file, offset));
+        }
+    }
+
+    /// What is to be sent next from a file: from which byte on, and how many. `None` while other bytes go before it.
+    pub fn file(&self) -> Option<(&Arc<File>, u64, u64)> {
+        let Phase::Sized { left } = self.phase else { return None };
+        let (file, offset) = self.file.as_ref().filter(|_| self.sent == self.output.len())?;
+        Some((file, *offset, left))
+    }
+
+    /// That many bytes of [`Conn::file`] went to the peer.
+    pub fn sent_file(&mut self, n: u64, now: Instant) {
+        let (Phase::Sized { left }, Some((_, offset))) = (self.phase, &mut self.file) else { return };
+        *offset += n;
+        let left = left.saturating_sub(n);
+        self.phase = Phase::Sized { left };
+        if n > 0 {
+            self.deadline = now + self.limits.write_timeout;
+        }
+        if left == 0 {
+            self.file = None;
+            self.answered(self.keep_alive && !self.ended, false, now);
+            self.flushed(now);
+        }
+    }
+
+    /// Those bytes were read from [`Conn::file`], by a shell that can't hand the file to the socket.
+    pub fn feed_file(&mut self, bytes: &[u8], now: Instant) {
+        if let Some((_, offset)) = &mut self.file {
+            *offset += bytes.len() as u64;
+            self.send_bytes(bytes, now);
+            if !self.is_sending() {
+                self.file = None;
+            }
+        }
+    }
+
     /// Ends the connection at once: an answer that has begun can't be completed.
     pub fn abort(&mut self) {
         self.phase = Phase::Closed;
+        self.file = None;
     }
 
     /// Whether it waits for the next request, no byte of it seen, and all answers are sent.
@@ -382,7 +439,9 @@ impl Conn {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Answer => None,
-            Phase::Chunks | Phase::Sized { .. } => (self.sent < self.output.len()).then_some(self.deadline),
+            Phase::Chunks | Phase::Sized { .. } => {
+                (self.sent < self.output.len() || self.file.is_some()).then_some(self.deadline)
+            }
             _ => Some(self.deadline),
         }
     }

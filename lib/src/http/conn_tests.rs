@@ -220,3 +220,24 @@ fn refusals_take_the_form_that_the_application_gives_them() {
     assert!(matches!(events(&mut c, now)[..], [ConnEvent::Refused(_)]));
     assert!(sent(&mut c, now).contains("application/json"));
 }
+
+#[test]
+fn a_file_is_sent_by_the_shell_after_the_head() {
+    let t0 = Instant::now();
+    let mut conn = Conn::new(Limits::default(), t0);
+    conn.received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n", t0);
+    while conn.next(t0).is_some() {}
+    let file = Arc::new(File::open("/dev/null").unwrap());
+    conn.respond_file(&Response::new(200, "a/b", ""), file, 5, 10, t0);
+    assert!(conn.file().is_none(), "the head goes first");
+    conn.wrote(conn.unsent(), t0);
+    assert_eq!(conn.file().map(|(_, offset, left)| (offset, left)), Some((5, 10)));
+    // A peer that does not read is not waited for for ever.
+    assert!(conn.deadline().is_some());
+    conn.sent_file(4, t0);
+    assert_eq!(conn.file().map(|(_, offset, left)| (offset, left)), Some((9, 6)));
+    conn.feed_file(b"abcdef", t0);
+    assert_eq!((conn.output(), conn.file().is_none()), (&b"abcdef"[..], true));
+    // The next request is looked at.
+    assert!(matches!(conn.next(t0), Some(ConnEvent::Head(request)) if request.target == "/2"));
+}

@@ -8,6 +8,8 @@
 //! of whoever does nothing (a handshake under way, an idle connection) at the address with the most connections, so that
 //! a full house of silent peers keeps nobody out. Never: blocks, reads a request.
 
+mod slot;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
@@ -19,13 +21,11 @@ use mio::{Interest, Registry, Token};
 
 use super::{Conn, ConnEvent, Limits, Reject, Response};
 use crate::log::Throttle;
-use crate::net::{self, InBuf, ReadOutcome, Stream, Tokens};
+use crate::net::{self, InBuf, Stream, Tokens};
+use crate::timer::Timers;
 use crate::tls::{self, ServerTls};
+use slot::{Slot, Stage, Turn};
 
-/// Bytes read from a connection at once.
-const READ: usize = 64 << 10;
-/// Turns of one connection before others get theirs.
-const BUDGET: usize = 8;
 /// Connections accepted before others get their turn.
 const ACCEPTS: usize = 64;
 /// How long a connection that we ended may take to hear of it.
@@ -89,29 +89,6 @@ pub struct Client<T> {
     pub state: T,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// TLS until then at most.
-    Handshake(Instant),
-    /// HTTP.
-    Open,
-    /// Ended from here; what still comes is thrown away, until then at most.
-    Closing(Instant),
-}
-
-#[derive(Debug)]
-struct Slot<T> {
-    stream: Stream,
-    stage: Stage,
-    client: Client<T>,
-    /// SHA-256 of the client's certificate.
-    certificate: Option<String>,
-    /// The writing side is shut.
-    shut: bool,
-    /// Since when it waits for a request.
-    used: Instant,
-}
-
 /// All connections.
 #[derive(Debug)]
 pub struct Conns<S: Service> {
@@ -119,18 +96,17 @@ pub struct Conns<S: Service> {
     tls: Option<ServerTls>,
     caps: Caps,
     slots: BTreeMap<Token, Slot<S::State>>,
+    /// Connections by address.
+    peers: HashMap<IpAddr, usize>,
+    /// Their deadlines. One that has moved away is looked at when the old one fires, so that a busy connection costs no
+    /// timer for each request.
+    timers: Timers<Token>,
     /// Those with more to do.
     again: BTreeSet<Token>,
     accept_at: Option<Instant>,
     scratch: InBuf,
     logged: HashMap<IpAddr, Throttle>,
     full: Throttle,
-}
-
-enum Turn {
-    Waits,
-    More,
-    Over,
 }
 
 impl<S: Service> Conns<S> {
@@ -154,6 +130,8 @@ impl<S: Service> Conns<S> {
             tls,
             caps,
             slots: BTreeMap::new(),
+            peers: HashMap::new(),
+            timers: Timers::new(),
             again: BTreeSet::new(),
             accept_at: None,
             scratch: InBuf::default(),
@@ -179,6 +157,18 @@ impl<S: Service> Conns<S> {
         }
     }
 
+    /// New keys and bounds for connections to come; those there are stay.
+    pub fn configure(&mut self, tls: Option<ServerTls>, caps: Caps) {
+        self.tls = tls;
+        self.caps = caps;
+    }
+
+    /// Listens no more; connections stay.
+    pub fn close_listeners(&mut self) {
+        self.listeners.clear();
+        self.accept_at = None;
+    }
+
     /// Whether an event with this token is for [`Conns::ready`].
     pub fn owns(&self, token: Token) -> bool {
         self.listener(token).is_some() || self.slots.contains_key(&token)
@@ -198,7 +188,18 @@ impl<S: Service> Conns<S> {
         if !self.again.is_empty() {
             return Some(now);
         }
-        self.slots.values().filter_map(|slot| slot.deadline(&self.caps)).chain(self.accept_at).min()
+        self.timers.deadline().into_iter().chain(self.accept_at).min()
+    }
+
+    /// Sets the connection's timer where it would fire too late.
+    fn arm(&mut self, token: Token) {
+        let Some(slot) = self.slots.get_mut(&token) else { return };
+        if let Some(at) = slot.deadline(&self.caps)
+            && slot.armed.is_none_or(|armed| at < armed)
+        {
+            slot.armed = Some(at);
+            self.timers.set(token, at);
+        }
     }
 
     /// The connection, if it is still there. Call [`Conns::pump`] after an answer.
@@ -226,10 +227,14 @@ impl<S: Service> Conns<S> {
         for token in std::mem::take(&mut self.again) {
             self.pump(token, service, now);
         }
-        let due = |slot: &Slot<_>| slot.deadline(&self.caps).is_some_and(|at| at <= now);
-        let late: Vec<Token> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(t, _)| *t).collect();
+        let late: Vec<Token> = std::iter::from_fn(|| self.timers.pop(now)).collect();
         for token in late {
-            self.expire(token, service, now);
+            let Some(slot) = self.slots.get_mut(&token) else { continue };
+            slot.armed = None;
+            if slot.deadline(&self.caps).is_some_and(|at| at <= now) {
+                self.expire(token, service, now);
+            }
+            self.arm(token);
         }
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept(registry, service, now);
@@ -248,6 +253,11 @@ impl<S: Service> Conns<S> {
             Stage::Open => {
                 let _ = slot.client.http.expire(now);
                 self.pump(token, service, now);
+                // Its time is over, and it does not even take what TLS has to say.
+                let stuck = |slot: &Slot<_>| slot.stage == Stage::Open && slot.client.http.io().close;
+                if self.slots.get(&token).is_some_and(stuck) {
+                    self.forget(token, service);
+                }
             }
         }
     }
@@ -279,6 +289,7 @@ impl<S: Service> Conns<S> {
                 }
             }
         }
+        self.arm(token);
     }
 
     /// Why somebody got no connection, once a minute each.
@@ -299,6 +310,13 @@ impl<S: Service> Conns<S> {
     fn forget(&mut self, token: Token, service: &mut S) {
         if let Some(slot) = self.slots.remove(&token) {
             self.again.remove(&token);
+            self.timers.cancel(&token);
+            if let Some(count) = self.peers.get_mut(&slot.client.peer) {
+                *count -= 1;
+                if *count == 0 {
+                    self.peers.remove(&slot.client.peer);
+                }
+            }
             service.gone(&slot.client);
             // Dropping the socket takes it out of the poll; a place is free.
         }
@@ -367,21 +385,18 @@ impl<S: Service> Conns<S> {
         };
         let http = Conn::new(self.caps.http, now).with_refusals(self.caps.refusal);
         let client = Client { token, peer, http, waiting: 0, pieces: 0, state: S::State::default() };
-        let slot = Slot { stream, stage, client, certificate: None, shut: false, used: now };
+        let slot = Slot { stream, stage, client, certificate: None, shut: false, used: now, armed: None };
         self.slots.insert(token, slot);
+        *self.peers.entry(peer).or_default() += 1;
         self.pump(token, service, now);
     }
 
     /// Room for one more from `peer`, if need be by ending a connection that does nothing.
     fn make_place(&mut self, peer: IpAddr, service: &mut S) -> bool {
-        let mut by_peer: HashMap<IpAddr, usize> = HashMap::new();
-        for slot in self.slots.values() {
-            *by_peer.entry(slot.client.peer).or_default() += 1;
-        }
-        let from = if by_peer.get(&peer).is_some_and(|n| *n >= self.caps.per_peer_max) {
+        let from = if self.peers.get(&peer).is_some_and(|n| *n >= self.caps.per_peer_max) {
             vec![peer]
         } else if self.slots.len() >= self.caps.connections_max {
-            let mut peers: Vec<_> = by_peer.into_iter().collect();
+            let mut peers: Vec<_> = self.peers.iter().map(|(peer, n)| (*peer, *n)).collect();
             peers.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
             peers.into_iter().map(|(peer, _)| peer).collect()
         } else {
@@ -398,105 +413,5 @@ impl<S: Service> Conns<S> {
             self.forget(token, service);
         }
         victim.is_some()
-    }
-}
-
-impl<T: Default> Slot<T> {
-    /// What may be ended for a newcomer, the least worth first: closing, oldest handshake, longest idle.
-    fn worth(&self) -> Option<(u8, Instant)> {
-        match self.stage {
-            Stage::Closing(until) => Some((0, until)),
-            Stage::Handshake(until) => Some((1, until)),
-            Stage::Open => self.client.http.is_idle().then_some((2, self.used)),
-        }
-    }
-
-    fn may_read(&self, window: usize) -> bool {
-        self.client.waiting < window && self.client.pieces < PIECES_MAX
-    }
-
-    fn deadline(&self, caps: &Caps) -> Option<Instant> {
-        match self.stage {
-            Stage::Handshake(until) | Stage::Closing(until) => Some(until),
-            // While the disk is behind, the client can't be blamed for silence.
-            Stage::Open => self.client.http.deadline().filter(|_| self.may_read(caps.window)),
-        }
-    }
-
-    fn pump<S: Service<State = T>>(
-        &mut self,
-        scratch: &mut InBuf,
-        window: usize,
-        service: &mut S,
-        now: Instant,
-    ) -> Result<Turn, net::Error> {
-        for _ in 0..BUDGET {
-            if matches!(self.stage, Stage::Closing(_)) {
-                return Ok(if self.stream.discard() { Turn::Over } else { Turn::Waits });
-            }
-            let mut moved = self.understand(service, now);
-            let io = self.client.http.io();
-            if io.close {
-                if !self.stream.settle()? {
-                    return Ok(Turn::Waits);
-                }
-                self.stream.close();
-                self.stage = Stage::Closing(now + CLOSING);
-                continue;
-            }
-            if io.write {
-                let n = self.stream.write(self.client.http.output())?;
-                self.client.http.wrote(n, now);
-                moved |= n > 0;
-            } else {
-                let settled = self.stream.settle()?;
-                if io.shutdown && settled && !self.shut {
-                    self.stream.close();
-                    self.shut = true;
-                }
-            }
-            if io.read && self.may_read(window) {
-                moved |= self.read(scratch, now)?;
-            }
-            if !moved {
-                return Ok(Turn::Waits);
-            }
-        }
-        Ok(Turn::More)
-    }
-
-    /// What was read becomes events, and a long answer is filled up.
-    fn understand<S: Service<State = T>>(&mut self, service: &mut S, now: Instant) -> bool {
-        let mut moved = false;
-        while let Some(event) = self.client.http.next(now) {
-            moved = true;
-            self.used = now;
-            service.event(&mut self.client, event, now);
-        }
-        let before = self.client.http.unsent();
-        service.feed(&mut self.client, now);
-        moved || self.client.http.unsent() != before
-    }
-
-    fn read(&mut self, scratch: &mut InBuf, now: Instant) -> Result<bool, net::Error> {
-        let outcome = self.stream.read(scratch, READ)?;
-        if matches!(self.stage, Stage::Handshake(_)) && !self.stream.is_handshaking() {
-            self.stage = Stage::Open;
-            self.certificate = self.stream.peer_sha256();
-            log::debug!(
-                "client {}: certificate {}",
-                self.client.peer,
-                self.certificate.as_deref().unwrap_or("none")
-            );
-        }
-        let got = scratch.len();
-        if self.stage == Stage::Open {
-            self.client.http.received(scratch.bytes(), now);
-        }
-        scratch.clear();
-        if outcome == ReadOutcome::Eof {
-            self.client.http.eof();
-        }
-        Ok(got > 0 || outcome != ReadOutcome::Drained)
     }
 }

@@ -243,6 +243,29 @@ impl Stream {
         Ok(taken)
     }
 
+    /// Sends at most `n` bytes of `file` from `offset` on, without a copy of them here; how many went. `None`: TLS needs to
+    /// see them, so [`Stream::write`] them.
+    ///
+    /// # Errors
+    /// A reset; or the file ends before `offset`.
+    pub fn send_file(&mut self, file: &std::fs::File, offset: u64, n: usize) -> Result<Option<usize>, Error> {
+        if self.tls.is_some() {
+            return Ok(None);
+        }
+        let mut sent = 0;
+        while self.writable && sent < n {
+            let mut from = offset + sent as u64;
+            match rustix::fs::sendfile(&self.socket, file, Some(&mut from), n - sent) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(some) => sent += some,
+                Err(rustix::io::Errno::AGAIN) => self.writable = false,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(Some(sent))
+    }
+
     /// Sends what TLS still holds. `true`: nothing waits.
     ///
     /// # Errors
