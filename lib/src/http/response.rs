@@ -47,7 +47,9 @@ impl Response {
     pub fn write(&self, out: &mut Vec<u8>, head_only: bool, keep_alive: bool) {
         // RFC 9110 section 8.6: none of these has a body, and 1xx and 204 may not announce one.
         let bodyless = self.status < 200 || self.status == 204;
-        let length = (!bodyless).then(|| format!("Content-Length: {}\r\n", self.body.len()));
+        // The length of a 304 is that of the 200 in its place, which is not known where there is no body.
+        let unknown = self.status == 304 && self.body.is_empty();
+        let length = (!bodyless && !unknown).then(|| format!("Content-Length: {}\r\n", self.body.len()));
         self.head(out, length.as_deref().unwrap_or(""), keep_alive);
         if !head_only && !bodyless && self.status != 304 {
             out.extend_from_slice(&self.body);
