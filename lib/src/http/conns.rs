@@ -101,6 +101,8 @@ pub struct Conns<S: Service> {
     /// Their deadlines. One that has moved away is looked at when the old one fires, so that a busy connection costs no
     /// timer for each request.
     timers: Timers<Token>,
+    /// Bytes that went to clients.
+    sent: u64,
     /// Those with more to do.
     again: BTreeSet<Token>,
     accept_at: Option<Instant>,
@@ -132,6 +134,7 @@ impl<S: Service> Conns<S> {
             slots: BTreeMap::new(),
             peers: HashMap::new(),
             timers: Timers::new(),
+            sent: 0,
             again: BTreeSet::new(),
             accept_at: None,
             scratch: InBuf::default(),
@@ -176,6 +179,20 @@ impl<S: Service> Conns<S> {
 
     fn listener(&self, token: Token) -> Option<usize> {
         token.0.checked_sub(FIRST_LISTENER.0).filter(|n| *n < self.listeners.len())
+    }
+
+    /// Bytes of answers that were given to the system so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Ends the connections that wait for a request.
+    pub fn close_idle(&mut self, service: &mut S) {
+        let idle = |slot: &Slot<S::State>| slot.stage != Stage::Open || slot.client.http.is_idle();
+        let idle: Vec<Token> = self.slots.iter().filter(|(_, slot)| idle(slot)).map(|(t, _)| *t).collect();
+        for token in idle {
+            self.forget(token, service);
+        }
     }
 
     /// Connections there are.
@@ -265,7 +282,9 @@ impl<S: Service> Conns<S> {
     /// Moves a connection on: what arrived is understood, what can be sent is sent.
     pub fn pump(&mut self, token: Token, service: &mut S, now: Instant) {
         let Some(slot) = self.slots.get_mut(&token) else { return };
-        match slot.pump(&mut self.scratch, self.caps.window, service, now) {
+        let turn = slot.pump(&mut self.scratch, self.caps.window, service, now);
+        self.sent += std::mem::take(&mut slot.sent);
+        match turn {
             Ok(Turn::Waits) => {}
             Ok(Turn::More) => {
                 self.again.insert(token);
@@ -385,7 +404,8 @@ impl<S: Service> Conns<S> {
         };
         let http = Conn::new(self.caps.http, now).with_refusals(self.caps.refusal);
         let client = Client { token, peer, http, waiting: 0, pieces: 0, state: S::State::default() };
-        let slot = Slot { stream, stage, client, certificate: None, shut: false, used: now, armed: None };
+        let slot =
+            Slot { stream, stage, client, certificate: None, shut: false, used: now, armed: None, sent: 0 };
         self.slots.insert(token, slot);
         *self.peers.entry(peer).or_default() += 1;
         self.pump(token, service, now);

@@ -13,7 +13,7 @@ pub mod sqlite;
 use std::fmt;
 use std::str::FromStr;
 
-use edge::release::{Md5, Sums, Timestamp};
+use edge::release::{Md5, Sha256, Sums, Timestamp};
 
 /// What becomes of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -207,6 +207,16 @@ pub trait Catalog: Send {
     /// # Errors
     /// As [`Catalog::live`].
     fn version(&mut self) -> Result<Option<u64>, Error>;
+
+    /// The length in bytes of the content with this SHA-256, if a live or paused release has it; only such content is served.
+    ///
+    /// # Errors
+    /// As [`Catalog::live`].
+    fn content(&mut self, sha256: &Sha256) -> Result<Option<u64>, Error> {
+        let all = self.list(None, None)?;
+        let served = all.iter().filter(|r| matches!(r.state, State::Live | State::Paused));
+        Ok(served.filter_map(|r| r.sums).find(|sums| sums.sha256 == *sha256).map(|sums| sums.size))
+    }
 
     /// All releases of the app (or of all apps) in the environment (or in all), in order of app and environment, the
     /// highest epoch first.

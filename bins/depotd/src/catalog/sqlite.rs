@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge::release::{Sums, Timestamp};
+use edge::release::{Sha256, Sums, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
@@ -236,6 +236,13 @@ impl Catalog for Sqlite {
         let failed = failed("ask for changes", self.path.clone());
         let mut statement = self.connection.prepare_cached("PRAGMA data_version").map_err(&failed)?;
         statement.query_row([], |row| row.get(0)).map(Some).map_err(failed)
+    }
+
+    fn content(&mut self, sha256: &Sha256) -> Result<Option<u64>, Error> {
+        let failed = failed("look up content", self.path.clone());
+        let sql = "SELECT size FROM release WHERE sha256 = ?1 AND state IN (1, 2) LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql).map_err(&failed)?;
+        statement.query_row([sha256.to_string()], |row| row.get(0)).optional().map_err(failed)
     }
 
     fn list(&mut self, app: Option<&str>, env: Option<&str>) -> Result<Vec<Release>, Error> {

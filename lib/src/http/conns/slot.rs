@@ -39,6 +39,8 @@ pub(super) struct Slot<T> {
     pub(super) used: Instant,
     /// When its timer fires: its deadline, or earlier.
     pub(super) armed: Option<Instant>,
+    /// Bytes written since somebody counted them.
+    pub(super) sent: u64,
 }
 
 pub(super) enum Turn {
@@ -93,6 +95,7 @@ impl<T: Default> Slot<T> {
             if io.write {
                 let n = self.stream.write(self.client.http.output())?;
                 self.client.http.wrote(n, now);
+                self.sent += n as u64;
                 moved |= n > 0;
             } else if self.client.http.file().is_some() {
                 moved |= self.send_file(scratch, now)?;
@@ -119,6 +122,7 @@ impl<T: Default> Slot<T> {
         let n = usize::try_from(left).unwrap_or(usize::MAX).min(SEND);
         if let Some(sent) = self.stream.send_file(file, offset, n)? {
             self.client.http.sent_file(sent as u64, now);
+            self.sent += sent as u64;
             return Ok(sent > 0);
         }
         if !self.stream.settle()? {
