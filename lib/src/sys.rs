@@ -88,3 +88,22 @@ pub fn own_signals(command: &mut std::process::Command) {
     // SAFETY: between fork and exec the closure makes system calls only: it neither allocates nor locks.
     unsafe { command.pre_exec(before_exec) };
 }
+
+/// Seconds that local time is ahead of UTC at a Unix time (`localtime_r(3)`, which reads `TZ` and `/etc/localtime`).
+/// 0 where the C library can't say.
+#[must_use]
+pub fn local_offset_s(unix_s: i64) -> i64 {
+    let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // time_t has 32 bits on some machines, where a time beyond wraps to a wrong one: the offset is for show and windows.
+    let time = unix_s as libc::time_t;
+    // SAFETY: both pointers are valid; nobody changes the environment of this process, which the call reads.
+    let known = unsafe { !libc::localtime_r(&time, parts.as_mut_ptr()).is_null() };
+    if !known {
+        return 0;
+    }
+    // SAFETY: zeroed is a valid `tm` (integers and a null pointer), and the call has filled it.
+    let parts = unsafe { parts.assume_init() };
+    #[allow(clippy::unnecessary_cast, reason = "a long has 32 bits on some machines")]
+    let offset = parts.tm_gmtoff as i64;
+    offset
+}
