@@ -37,13 +37,22 @@ pub fn run(name: &str, mut args: Arguments, path: &Path) -> Result<ExitCode, Fai
         "check-now" => (args.contains("--wait"), args.contains("--force")),
         _ => (false, false),
     };
+    // The unit of the recovery names the folder: it must not need a configuration that may be wrong.
+    let folder = |word: &std::ffi::OsStr| Ok::<_, std::convert::Infallible>(PathBuf::from(word));
+    let dir = args
+        .opt_value_from_os_str("--dir", folder)
+        .map_err(|_| Failure::new(EX_USAGE, "--dir needs a folder"))?;
     let mut rest: Vec<String> =
         args.finish().into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let to = if name == "rollback" && !rest.is_empty() { Some(rest.remove(0)) } else { None };
     if let Some(extra) = rest.first() {
         return Err(Failure::new(EX_USAGE, format!("{name}: unexpected argument {extra:?}")));
     }
-    let place = Place::find(path, name)?;
+    let place = match (dir, name) {
+        (Some(dir), "recover" | "history" | "verify") => Place { ctl: PathBuf::new(), dir },
+        (Some(_), _) => return Err(Failure::new(EX_USAGE, format!("{name}: --dir is not for this command"))),
+        (None, _) => Place::find(path, name)?,
+    };
     let out = Output { json };
     match name {
         "status" => {

@@ -27,8 +27,12 @@ impl cli::Daemon for Otad {
             about: "ask the server now; --force: whatever window and budget say",
         },
         Command { name: "rollback", usage: "[GENERATION]", about: "bring back the generation before" },
-        Command { name: "history", usage: "", about: "what was installed, and how it went" },
-        Command { name: "verify", usage: "", about: "compare what is installed with its manifest" },
+        Command { name: "history", usage: "[--dir DIR]", about: "what was installed, and how it went" },
+        Command {
+            name: "verify",
+            usage: "[--dir DIR]",
+            about: "compare what is installed with its manifest",
+        },
         Command {
             name: "recover",
             usage: "",
