@@ -234,8 +234,11 @@ impl Catalog for Dynamo {
             let rows = self.query(&key(&app), &row::sort_prefix(env), false)?;
             let mut releases: Vec<Release> =
                 rows.iter().filter_map(|item| row::release(item).transpose()).collect::<Result<_, _>>()?;
-            releases.extend(self.original(&app, env)?);
             let selects = |r: &&Release| r.state == State::Live && r.attrs.iter().any(|a| a == attr);
+            // The original's row is asked for only where it can make a difference.
+            if !releases.iter().any(|r| selects(&r)) {
+                releases.extend(self.original(&app, env)?);
+            }
             if let Some(release) = releases.iter().find(selects) {
                 apps.insert(key(&release.app), release.app.clone());
             }
