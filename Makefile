@@ -2,7 +2,7 @@
 
 PREFIX  ?= /usr
 DESTDIR ?=
-BINS    ?= faced mqfwd s3put sideloadd sideload
+BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd
 CARGO   ?= cargo
 # What `make demo` uses; see `tests/src/bin/demo.rs`.
 STORE   ?= dir
@@ -17,10 +17,10 @@ UNITS    = $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: help deps build demo test check bench fuzz models install uninstall
+.PHONY: help deps build demo demo-ota test check bench fuzz models install uninstall
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo
 	@echo '  BINS="mqfwd s3put"      a subset (build, install): then neither OpenCV nor GStreamer is needed'
 	@echo '  DESTDIR= PREFIX=/usr    where install puts it'
@@ -38,6 +38,11 @@ demo: ## the whole face pipeline on this machine, with a table and a page at the
 	@if [ "$(STORE)" = s3 ]; then CI=1 etc/tools.sh s3s; fi
 	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins
 	@STORE='$(STORE)' SOURCE='$(SOURCE)' BROKER='$(BROKER)' EDGE_BIN_DIR=target/release exec target/release/demo
+
+demo-ota: ## an update: published, polled, switched to; then a broken one, rolled back by itself
+	@BINS="otad depotd" etc/deps.sh build
+	$(CARGO) build --release -p otad -p depotd
+	@EDGE_BIN_DIR=target/release exec tests/demo-ota.sh
 
 test: ## unit, simulation and end-to-end tests; installs what they need
 	@etc/deps.sh build test demo
@@ -58,7 +63,7 @@ bench: ## a table of measurements beside those of other tools, taken in the same
 	@etc/deps.sh build test bench
 	@CI=1 etc/tools.sh s3s
 	@etc/tools.sh watchexec
-	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p e2e --bins --examples
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p e2e --bins --examples
 	@EDGE_BIN_DIR=target/release exec target/release/bench
 
 fuzz: ## every fuzz target for FUZZ_S seconds (20)

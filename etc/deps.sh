@@ -8,7 +8,7 @@
 # or it is older than the workspace's rust-version.
 set -eu
 cd "$(dirname "$0")/.."
-BINS=${BINS-faced mqfwd s3put sideloadd sideload}
+BINS=${BINS-faced mqfwd s3put sideloadd sideload otad depotd}
 NAME=deps
 
 say() { printf '%s: %s\n' "$NAME" "$*" >&2; }
@@ -19,7 +19,7 @@ wants() { case " $BINS " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 packages() {
     case $1 in
     build)
-        # ring compiles C; the rest of the pure daemons is Rust.
+        # ring and SQLite compile C; the rest of the pure daemons is Rust.
         echo gcc libc6-dev make git curl ca-certificates
         if wants faced; then
             # libopencv-dev would bring 1 GB; these four bring what faced links.
@@ -29,14 +29,15 @@ packages() {
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-libav
         fi ;;
     test)
-        # strace injects EIO into fdatasync; systemd has systemd-analyze.
+        # strace injects EIO into fdatasync and kills at a system call; systemd has systemd-analyze.
         echo mosquitto mosquitto-clients awscli ffmpeg strace systemd procps util-linux
-        echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl
+        echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl curl minisign
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
     demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
     bench)
         echo mosquitto rclone awscli iproute2 strace ffmpeg
-        echo rsync openssh-client openssh-server openssl python3 ;;
+        echo rsync openssh-client openssh-server openssl python3
+        echo nginx-light wrk curl tar ;;
     check) echo shellcheck systemd ;;
     *) die "no such purpose: $1 (build, test, demo, bench, check)" ;;
     esac

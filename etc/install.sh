@@ -5,7 +5,7 @@
 #
 #   DESTDIR=     staging folder put before every path (then systemd is left alone)
 #   PREFIX=/usr  binaries in PREFIX/bin, units in PREFIX/lib/systemd/system
-#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload"
+#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload otad depotd"
 #   BUILT=       folder with the built binaries: target/release
 #   PURGE=1      uninstall also removes edited configuration
 #
@@ -14,7 +14,7 @@
 # installed file with its sha256, which is how "edited" is told from "old".
 set -eu
 cd "$(dirname "$0")/.."
-DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload}; BUILT=${BUILT:-target/release}
+DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload otad depotd}; BUILT=${BUILT:-target/release}
 CONF=/etc/edge
 SHARE=$PREFIX/share/edge
 MANIFEST=$DESTDIR$SHARE/manifest
@@ -74,11 +74,17 @@ do_install() {
         for kind in service socket; do
             [ ! -f "systemd/$b.$kind" ] || unit "systemd/$b.$kind" "$PREFIX/lib/systemd/system/$b.$kind"
         done
+        # What belongs to one program beside its own unit, such as edge-otad-recover.service.
+        for extra in systemd/edge-"$b"-*.service; do
+            [ ! -f "$extra" ] || unit "$extra" "$PREFIX/lib/systemd/system/$(basename "$extra")"
+        done
         [ ! -f "systemd/tmpfiles.d/$b.conf" ] ||
             put 644 "systemd/tmpfiles.d/$b.conf" "$PREFIX/lib/tmpfiles.d/edge-$b.conf"
     done
     conffile etc/device.toml "$CONF/device.toml"
-    unit systemd/edge.target "$PREFIX/lib/systemd/system/edge.target"
+    for target in systemd/*.target; do
+        unit "$target" "$PREFIX/lib/systemd/system/$(basename "$target")"
+    done
     put 644 systemd/sysusers.d/edge.conf "$PREFIX/lib/sysusers.d/edge.conf"
     put 644 systemd/tmpfiles.d/edge.conf "$PREFIX/lib/tmpfiles.d/edge.conf"
     put 755 etc/nx_launcher.sh "$PREFIX/bin/nx_launcher.sh"

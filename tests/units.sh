@@ -8,7 +8,7 @@
 # root that has an empty program at every path they execute.
 set -eu
 # Tenths.
-limit() { case $1 in sideloadd.service) echo 45 ;; *) echo 20 ;; esac; }
+limit() { case $1 in sideloadd.service | otad.service) echo 45 ;; *) echo 20 ;; esac; }
 ROOT=$(mktemp -d)
 trap 'rm -rf "$ROOT"' EXIT INT TERM
 command -v systemd-analyze >/dev/null || { echo "skipped: units: systemd-analyze is not installed"; exit 0; }

@@ -7,7 +7,7 @@ use e2e::env::{self, root};
 use e2e::scratch::{self, Scratch};
 use e2e::{need, skip};
 
-const DAEMONS: [&str; 4] = ["faced", "mqfwd", "s3put", "sideloadd"];
+const DAEMONS: [&str; 6] = ["faced", "mqfwd", "s3put", "sideloadd", "otad", "depotd"];
 
 fn install(action: &str, dest: &Path, more: &[(&str, &str)]) -> String {
     let built =
@@ -52,6 +52,8 @@ fn installs_all_of_it_and_takes_it_away_again() {
         for path in [
             "/etc/edge/device.toml",
             &format!("{prefix}/lib/systemd/system/sideloadd.socket"),
+            &format!("{prefix}/lib/systemd/system/edge-otad-recover.service"),
+            &format!("{prefix}/lib/systemd/system/edge-apps.target"),
             &format!("{prefix}/lib/tmpfiles.d/edge-sideloadd.conf"),
             &format!("{prefix}/lib/sysusers.d/edge.conf"),
             &format!("{prefix}/bin/nx_launcher.sh"),

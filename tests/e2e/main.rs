@@ -9,6 +9,7 @@ mod disk;
 mod garbage;
 mod install;
 mod launcher;
+mod ota_demo;
 mod pipeline;
 mod relay;
 mod rig;

@@ -61,7 +61,7 @@ fn faced_still(port: u16) -> Option<String> {
 pub fn sizes(verdicts: &mut Vec<Verdict>) {
     println!("\nBinaries\n");
     let mut table = Table::new(&["binary", "MB"]);
-    for name in ["mqfwd", "s3put", "faced"] {
+    for name in ["mqfwd", "s3put", "sideloadd", "sideload", "otad", "depotd", "faced"] {
         let mb = env::bin(name).metadata().unwrap().len() as f64 / 1024.0 / 1024.0;
         table.row(&[name.into(), format!("{mb:.2}")]);
         if name != "faced" {

@@ -1,6 +1,6 @@
 //! `make bench`: the daemons beside the tools they replace, measured in the same run on this machine.
 //!
-//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced sideload idle size" for a part,
+//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced sideload ota idle size" for a part,
 //! BENCH_N to scale the number of messages (1.0).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -8,6 +8,7 @@
 mod faced;
 mod forward;
 mod idle;
+mod ota;
 mod sideload;
 mod store;
 
@@ -30,7 +31,8 @@ impl Verdict {
 }
 
 fn main() {
-    let wanted = std::env::var("BENCH").unwrap_or_else(|_| "forward store faced sideload idle size".into());
+    let wanted =
+        std::env::var("BENCH").unwrap_or_else(|_| "forward store faced sideload ota idle size".into());
     let mut verdicts = Vec::new();
     for part in wanted.split_whitespace() {
         match part {
@@ -38,9 +40,12 @@ fn main() {
             "store" => store::run(&mut verdicts),
             "faced" => faced::run(&mut verdicts),
             "sideload" => sideload::run(&mut verdicts),
+            "ota" => ota::run(&mut verdicts),
             "idle" => idle::run(&mut verdicts),
             "size" => idle::sizes(&mut verdicts),
-            other => panic!("BENCH names parts out of: forward store faced sideload idle size; not {other}"),
+            other => {
+                panic!("BENCH names parts out of: forward store faced sideload ota idle size; not {other}")
+            }
         }
     }
     println!("\nAgainst the targets\n");
