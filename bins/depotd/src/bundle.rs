@@ -90,12 +90,12 @@ impl Recipe {
         match self {
             Self::Content { size, .. } => Some(*size),
             Self::Bundle(plan) => {
-                // An entry has at most three blocks of header (a long name) and one of padding; the archive two at its
-                // end; what can't be compressed grows by 5 bytes in 16 KiB.
+                // An entry has at most three blocks of header (a long name) and one of padding, the archive two at its end.
+                // A byte that can't be compressed takes up to nine bits, since not every level falls back to storing it.
                 let entry = |size: u64| size + 4 * 512;
                 let sizes = plan.files.iter().map(|r| r.sums.map(|sums| entry(sums.size)));
                 let tar = sizes.sum::<Option<u64>>()? + entry(plan.details.len() as u64) + 1024;
-                Some(tar + tar / 2048 + 1024)
+                Some(tar + tar / 7 + 4096)
             }
         }
     }

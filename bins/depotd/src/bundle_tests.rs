@@ -62,14 +62,15 @@ fn add(shelf: &mut Shelf, app: &str, bytes: &[u8]) -> Arc<Release> {
     })
 }
 
-struct Folder(std::path::PathBuf);
+/// And the level that it is worked at.
+struct Folder(std::path::PathBuf, u32);
 
 impl Folder {
     fn new(name: &str) -> Folder {
         let dir = std::env::temp_dir().join(format!("depotd-bundle-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir(&dir).unwrap();
-        Folder(dir)
+        Folder(dir, 6)
     }
     fn names(&self) -> Vec<String> {
         let names = std::fs::read_dir(&self.0).unwrap();
@@ -85,7 +86,8 @@ impl Folder {
         let (growing, wakes) = (Growing::new(None), Cell::new(0));
         let wake = || wakes.set(wakes.get() + 1);
         let bytes_max = recipe.bytes_max().unwrap();
-        let mut kitchen = Kitchen { store: shelf, dir: &self.0, level: 6, free_min, bytes_max, wake: &wake };
+        let mut kitchen =
+            Kitchen { store: shelf, dir: &self.0, level: self.1, free_min, bytes_max, wake: &wake };
         let made = make(recipe, name, &growing, &mut kitchen);
         assert!(wakes.get() > 0 || made.is_err());
         (growing, made)
@@ -170,4 +172,20 @@ fn space_is_looked_at_first() {
     let error = folder.make(&mut shelf, &recipe, "x", 1 << 60).1.unwrap_err();
     assert_eq!(error.to_failed(), Failed::Full);
     assert!(error.to_string().contains("bundle.free-min") && folder.names().is_empty());
+}
+
+/// What can't be compressed grows, at some levels by an eighth; its bundle must fit into the room set aside for it.
+#[test]
+fn noise_fits_at_every_level() {
+    let (mut folder, mut shelf) = (Folder::new("levels"), Shelf::default());
+    for size in [0, 1, 511, 100_000, 3 << 20] {
+        let recipe =
+            Recipe::Bundle(Plan { files: vec![add(&mut shelf, "a", &noise(size))], details: Vec::new() });
+        for level in 0..=9 {
+            folder.1 = level;
+            let (_, made) = folder.make(&mut shelf, &recipe, "x", 0);
+            let (made, max) = (made.unwrap(), recipe.bytes_max().unwrap());
+            assert!(made <= max, "{size} bytes at level {level}: {made}, more than {max}");
+        }
+    }
 }
