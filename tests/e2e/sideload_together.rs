@@ -140,7 +140,18 @@ fn the_restart_happens_although_its_client_is_lost() {
     let mut device = Device::new(&scratch, "dev", keys, &Setup::default());
     // Each flush takes so long that the client dies within.
     let slow = "inject=fsync,syncfs:delay_enter=400000";
-    device.daemon.wrap(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,syncfs", "-e", slow]);
+    device.daemon.wrap(&[
+        "strace",
+        "-D",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsync,syncfs",
+        "-e",
+        slow,
+    ]);
     device.daemon.start_ready();
     let program = |text: &str| format!("import time\nprint('{text}', flush=True)\ntime.sleep(600)\n");
     device.write("main.py", program("the first one"));
