@@ -4,10 +4,13 @@
 //! * From [`BIG`] on it is the SHA-256 of `"edge-sync-chunks-1"` followed by each chunk's length (u32, little-endian)
 //!   and sum. Each chunk is then verified as it arrives, and the whole by its list: no second pass over the file.
 //!
-//! Reading is done here, opening is not. At most 512 KiB of the content is in memory.
+//! Reading is done here, opening is not. At most 512 KiB of the content is in memory, for each thread.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
 
 use sha2::{Digest as _, Sha256};
 
@@ -101,6 +104,95 @@ pub fn hash(reader: &mut impl Read) -> io::Result<Hashed> {
         Some(sum) => Hashed { id: ContentId(sum.finalize().into()), size, chunks: None },
         None => Hashed { id: of_chunks(&chunks), size, chunks: Some(chunks) },
     })
+}
+
+/// The same for a file of `size` bytes, from [`BIG`] on, on two threads. `read` gets what was read, in bytes, as it goes.
+///
+/// A border depends on the one before it, but two runs over the same content that began at different places soon share
+/// one, and all that follow. So the second half is cut from its middle on, and the first half's run goes on until it
+/// meets a border of the second.
+///
+/// # Errors
+/// What reading returns.
+pub fn hash_halves(file: &File, size: u64, read: &(dyn Fn(u64) + Sync)) -> io::Result<Hashed> {
+    let middle = size / 2;
+    let (mut chunks, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| chunks_from(&mut At { file, at: middle, read }, |_| false));
+        let mut second = Some(second);
+        let mut behind: Option<io::Result<Vec<Chunk>>> = None;
+        let mut borders = HashMap::new();
+        let mut met = 0;
+        let first = chunks_from(&mut At { file, at: 0, read }, |at| {
+            let Some(past) = at.checked_sub(middle) else { return false };
+            if let Some(second) = second.take() {
+                let chunks =
+                    second.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended by a bug")));
+                borders = chunks.as_deref().map(borders_of).unwrap_or_default();
+                behind = Some(chunks);
+            }
+            // Nothing to meet after an error: that is what is returned.
+            let found = borders.get(&past).copied();
+            met = found.unwrap_or(met);
+            found.is_some() || matches!(behind, Some(Err(_)))
+        })?;
+        // The first run always gets past the middle, or the file became shorter.
+        let behind = behind.unwrap_or_else(|| Ok(Vec::new()))?;
+        Ok::<_, io::Error>((first, behind.get(met..).unwrap_or_default().to_vec()))
+    })?;
+    chunks.extend(second);
+    let size = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+    Ok(Hashed { id: of_chunks(&chunks), size, chunks: Some(chunks) })
+}
+
+/// Where each of these chunks begins, counted from the first, and its index.
+fn borders_of(chunks: &[Chunk]) -> HashMap<u64, usize> {
+    let mut at = 0;
+    let mut borders = HashMap::with_capacity(chunks.len() + 1);
+    for (index, chunk) in chunks.iter().enumerate() {
+        borders.insert(at, index);
+        at += u64::from(chunk.len);
+    }
+    borders.insert(at, chunks.len());
+    borders
+}
+
+/// The chunks of what the reader gives, until `stop` says of a border (counted in bytes) that it is the last.
+fn chunks_from(reader: &mut impl Read, mut stop: impl FnMut(u64) -> bool) -> io::Result<Vec<Chunk>> {
+    let mut buffer = vec![0u8; BUFFER];
+    let (mut filled, mut start, mut at, mut chunks) = (0, 0, 0u64, Vec::new());
+    loop {
+        if filled - start < chunk::MAX {
+            buffer.copy_within(start..filled, 0);
+            filled = fill(reader, &mut buffer, filled - start)?;
+            start = 0;
+        }
+        if start == filled {
+            return Ok(chunks);
+        }
+        let len = chunk::cut(&buffer[start..filled]);
+        chunks.push(Chunk::of(&buffer[start..start + len]));
+        start += len;
+        at += len as u64;
+        if stop(at) {
+            return Ok(chunks);
+        }
+    }
+}
+
+/// A file read from a place on, whoever else reads in it.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+    read: &'a (dyn Fn(u64) + Sync),
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(into, self.at)?;
+        self.at += n as u64;
+        (self.read)(n as u64);
+        Ok(n)
+    }
 }
 
 /// The name of a big file with these chunks.
@@ -202,6 +294,32 @@ mod tests {
             small.finish().to_hex(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn halves_on_two_threads_are_the_whole() {
+        let path = std::env::temp_dir().join(format!("edge-halves-{}", std::process::id()));
+        let mut rng = fastrand::Rng::with_seed(17);
+        let mut noise: Vec<u8> = (0..5 << 20).map(|_| rng.u8(..)).collect();
+        let mut flat = vec![0u8; 3 << 20];
+        flat.extend_from_slice(&noise[..1_500_000]);
+        noise.extend_from_slice(&[7; 700_001]);
+        let periodic = b"0123456789abcdef\n".repeat(200_000);
+        for data in [&noise[..], &flat[..], &periodic[..], &noise[..BIG as usize], &noise[..2_345_678]] {
+            std::fs::write(&path, data).unwrap();
+            let (file, sum) = (File::open(&path).unwrap(), std::sync::atomic::AtomicU64::new(0));
+            let count = |n| {
+                sum.fetch_add(n, std::sync::atomic::Ordering::Relaxed);
+            };
+            let halves = hash_halves(&file, data.len() as u64, &count).unwrap();
+            assert_eq!(halves, hash(&mut &data[..]).unwrap(), "{} bytes", data.len());
+            assert!(sum.into_inner() >= data.len() as u64);
+            // A size that is not that of the file gives what is there.
+            for size in [data.len() as u64 * 3, data.len() as u64 / 3 * 2] {
+                assert_eq!(hash_halves(&file, size, &|_| ()).unwrap(), halves);
+            }
+        }
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -30,6 +30,8 @@ use super::{Error, Watcher, walk::Found};
 const THREADS_FROM: u64 = 256 * 1024;
 /// Hashing threads.
 const THREADS: usize = 2;
+/// From this many bytes on, a file is read by two threads by itself.
+const HALVES_FROM: u64 = 8 << 20;
 /// How often a file is read that changes meanwhile.
 const ATTEMPTS: u32 = 4;
 /// How long its writer gets before the next attempt.
@@ -143,7 +145,14 @@ fn read_once(path: &Path, done: &AtomicU64) -> io::Result<Option<Fresh>> {
     if !before.is_file {
         return Err(io::Error::other("it is no regular file any more"));
     }
-    let hashed = content::hash(&mut Counted { file: &file, done })?;
+    let hashed = if before.size >= HALVES_FROM {
+        let count = |bytes| {
+            done.fetch_add(bytes, Ordering::Relaxed);
+        };
+        content::hash_halves(&file, before.size, &count)?
+    } else {
+        content::hash(&mut Counted { file: &file, done })?
+    };
     let after = Stat::of(&file)?;
     let same = hashed.size == before.size
         && (before.size, before.mtime_ns, before.ctime_ns) == (after.size, after.mtime_ns, after.ctime_ns);

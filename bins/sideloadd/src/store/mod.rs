@@ -316,6 +316,12 @@ impl Store {
             }
             return Ok(OTHER);
         }
+        // Of a big file it is enough that it was another one lately: were it this one after all, its chunks are found in
+        // it, and reading it twice is what takes the time. That it is this one is never taken from a hint.
+        let was_other = |hashed: Arc<Hashed>| hashed.id != entry.id;
+        if stat.size >= content::BIG && self.cache.hint(&stat).is_some_and(was_other) {
+            return Ok(OTHER);
+        }
         if !stat.is_file || stat.size != entry.size || self.hash_of(&entry.path, &stat, now)?.id != entry.id {
             return Ok(OTHER);
         }

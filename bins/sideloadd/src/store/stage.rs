@@ -1,6 +1,7 @@
 //! A sync under way: content arrives and becomes objects.
 //!
-//! Invariants: an object gets its name only after its whole content was verified; a big file's part has its chunks at
+//! Invariants: an object gets its name only after its whole content was verified, or was copied from a file that the
+//! hash cache trusts; a big file's part has its chunks at
 //! their places, so that a later sync finds by hashing which of them are there already.
 
 use std::collections::{HashMap, HashSet};
@@ -202,12 +203,63 @@ impl Store {
             };
             let Some(old) = &known.chunks else { continue };
             let file = self.disk.open(&source)?;
-            self.fill_from(entry, big, part, &file, old)?;
+            let trusted = self.cache.get(&stat).is_some();
+            if !trusted || !self.copy_from(entry, big, part, (&file, &stat), old)? {
+                self.fill_from(entry, big, part, &file, old)?;
+            }
             if big.missing == 0 {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Copies within the kernel, in long runs, from a file that the cache trusts to hold these chunks. `false`: it was
+    /// changed meanwhile, and nothing of it counts.
+    fn copy_from(
+        &self,
+        entry: &Entry,
+        big: &mut Big,
+        part: &File,
+        (file, before): (&File, &Stat),
+        old: &[Chunk],
+    ) -> Result<bool, Error> {
+        let rel = self::part(entry);
+        let places = places(old);
+        let mut copied = Vec::new();
+        let mut index = 0;
+        while index < big.chunks.len() {
+            let (first, at) = (index, big.offsets[index]);
+            let Some(from) = places.get(&big.chunks[first]).copied().filter(|_| !big.have[first]) else {
+                index += 1;
+                continue;
+            };
+            let mut len = 0;
+            while let Some(chunk) = big.chunks.get(index)
+                && !big.have[index]
+                && places.get(chunk) == Some(&(from + len))
+                && len < WRITE_OUT
+            {
+                len += u64::from(chunk.len);
+                index += 1;
+            }
+            match self.disk.copy(file, from, part, at, len, &rel) {
+                // It became shorter.
+                Err(error) if error.status() == 409 => return Ok(false),
+                done => done?,
+            }
+            copied.push(first..index);
+            Disk::write_out_early(part, at, len);
+        }
+        let path = || self.disk.root.path().join(&rel);
+        if Stat::of(file).map_err(|source| Error::io("look at the source of", path(), source))? != *before {
+            return Ok(false);
+        }
+        for run in copied {
+            big.missing -= run.len();
+            big.have[run].fill(true);
+        }
+        Ok(true)
     }
 
     /// Chunk by chunk, each verified on the way: what is copied is what was asked for, whoever writes there meanwhile.
@@ -220,12 +272,7 @@ impl Store {
         old: &[Chunk],
     ) -> Result<(), Error> {
         let rel = self::part(entry);
-        let mut at = 0u64;
-        let mut places = HashMap::with_capacity(old.len());
-        for chunk in old {
-            places.entry(*chunk).or_insert(at);
-            at += u64::from(chunk.len);
-        }
+        let places = places(old);
         let mut buffer = Vec::new();
         for index in 0..big.chunks.len() {
             let (chunk, offset) = (big.chunks[index], big.offsets[index]);
@@ -367,6 +414,17 @@ impl Store {
         session.wanted.remove(&at);
         Ok(())
     }
+}
+
+/// Where a chunk is in a file with these chunks.
+fn places(chunks: &[Chunk]) -> HashMap<Chunk, u64> {
+    let mut at = 0u64;
+    let mut places = HashMap::with_capacity(chunks.len());
+    for chunk in chunks {
+        places.entry(*chunk).or_insert(at);
+        at += u64::from(chunk.len);
+    }
+    places
 }
 
 fn ranges(have: &[bool]) -> Vec<(u32, u32)> {

@@ -4,6 +4,7 @@ mod faults;
 mod histories;
 pub mod plug;
 mod python;
+mod trusted;
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -21,6 +21,8 @@ pub enum Way {
         mux: bool,
         sums: bool,
     },
+    /// As `Ssh` with `mux`, but what is written is flushed to the disk before it is done, as `sideloadd` always does.
+    SshFsync,
     RsyncDaemon,
     OneByOne {
         keep_alive: bool,
@@ -35,6 +37,7 @@ impl Way {
                 let flags = if sums { "-ac" } else { "-a" };
                 format!("rsync {flags} over ssh{}", if mux { ", ControlMaster" } else { "" })
             }
+            Way::SshFsync => "rsync -a --fsync over ssh, ControlMaster".into(),
             Way::RsyncDaemon => "rsync -a to its daemon".into(),
             Way::OneByOne { keep_alive: true } => "Python stand-in, one connection".into(),
             Way::OneByOne { keep_alive: false } => "Python stand-in".into(),
@@ -57,7 +60,7 @@ impl<'a> Peer<'a> {
         let mut peer = Peer { way, link, scratch, port: net::free_port(), server: None };
         match way {
             Way::Sideload | Way::OneByOne { .. } => certificates(&peer.scratch.dir("certs"), &link.addr),
-            Way::Ssh { .. } => peer.ssh_files(),
+            Way::Ssh { .. } | Way::SshFsync => peer.ssh_files(),
             Way::RsyncDaemon => {}
         }
         peer.serve();
@@ -89,8 +92,10 @@ impl<'a> Peer<'a> {
                 command.arg("--src-top").arg(src).args(["--force", "--json"]);
                 command
             }
-            Way::Ssh { sums, .. } => {
+            Way::Ssh { .. } | Way::SshFsync => {
+                let sums = matches!(self.way, Way::Ssh { sums: true, .. });
                 let mut command = self.rsync(if sums { "-ac" } else { "-a" }, src);
+                command.args((self.way == Way::SshFsync).then_some("--fsync"));
                 command.arg("-e").arg(format!("ssh -F {}", self.scratch.join("ssh_config").display()));
                 command.arg(format!("device:{}/", self.dest().display()));
                 command
@@ -140,7 +145,7 @@ impl<'a> Peer<'a> {
                 command.arg("--config").arg(self.daemon_config()).env("PATH", python_first());
                 command
             }
-            Way::Ssh { .. } => {
+            Way::Ssh { .. } | Way::SshFsync => {
                 let mut command = self.link.device(env::which("sshd").unwrap());
                 command.args(["-D", "-e", "-f"]).arg(self.scratch.join("sshd_config"));
                 command
@@ -165,7 +170,7 @@ impl<'a> Peer<'a> {
         };
         self.server = Some(Process::start(&self.way.name(), &mut command));
         self.wait_up();
-        if matches!(self.way, Way::Ssh { mux: true, .. }) {
+        if matches!(self.way, Way::Ssh { mux: true, .. } | Way::SshFsync) {
             // -f: it is in the background as soon as it is connected.
             env::run(
                 self.link.host("ssh").arg("-F").arg(self.scratch.join("ssh_config")).args(["-fN", "device"]),
@@ -188,7 +193,7 @@ impl<'a> Peer<'a> {
 
     fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
-            if matches!(self.way, Way::Ssh { mux: true, .. }) {
+            if matches!(self.way, Way::Ssh { mux: true, .. } | Way::SshFsync) {
                 let mut exit = self.link.host("ssh");
                 exit.arg("-F").arg(self.scratch.join("ssh_config")).args(["-O", "exit", "device"]);
                 let _ = exit.output();
@@ -221,7 +226,9 @@ impl<'a> Peer<'a> {
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n"
         );
         let mux = match self.way {
-            Way::Ssh { mux: true, .. } => format!("ControlMaster auto\nControlPath {at}/mux\n"),
+            Way::Ssh { mux: true, .. } | Way::SshFsync => {
+                format!("ControlMaster auto\nControlPath {at}/mux\n")
+            }
             _ => String::new(),
         };
         let ssh = format!(
