@@ -5,6 +5,7 @@ mod config;
 mod depotd_aws;
 mod depotd_crash;
 mod depotd_publish;
+mod depotd_serve;
 mod disk;
 mod garbage;
 mod install;
