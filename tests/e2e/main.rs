@@ -11,6 +11,7 @@ mod garbage;
 mod install;
 mod launcher;
 mod ota_demo;
+mod ota_update;
 mod pipeline;
 mod relay;
 mod rig;
