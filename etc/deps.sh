@@ -27,11 +27,17 @@ packages() {
             echo libopencv-core-dev libopencv-imgproc-dev libopencv-objdetect-dev libopencv-dnn-dev opencv-data
             echo libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-libav
+        fi
+        if wants spyglassd; then
+            echo pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
+            echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
         fi ;;
     test)
         # strace injects EIO into fdatasync and kills at a system call; systemd has systemd-analyze.
         echo mosquitto mosquitto-clients awscli ffmpeg strace systemd procps util-linux
         echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl curl minisign
+        # The test suite compiles every crate, whatever BINS names.
+        echo libgstrtspserver-1.0-dev mkvtoolnix chromium python3-botocore python3-numpy
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
     demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
     bench)

@@ -1,0 +1,4 @@
+//! `spyglassd`: takes an application's output frames, encodes them once, and hands the same encoded units to every output.
+#![forbid(unsafe_code)]
+
+pub mod unit;
