@@ -1,4 +1,6 @@
 //! `spyglassd`: takes an application's output frames, encodes them once, and hands the same encoded units to every output.
 #![forbid(unsafe_code)]
 
+pub mod h264;
+pub mod mkv;
 pub mod unit;
