@@ -18,19 +18,23 @@ fn plain(store: &mut Store, epoch: u64, min_epoch: u64) -> Manifest {
     Manifest::new(vec![Item { min_epoch, ..item("app", FILE, epoch, &content) }]).unwrap()
 }
 
+/// One that is about to be tried.
+fn announce(store: &mut Store, epoch: u64) -> (GenId, Manifest) {
+    let manifest = plain(store, epoch, 0);
+    let id = store.build(&manifest).unwrap();
+    store.begin_trial(&id).unwrap();
+    (id, manifest)
+}
+
 fn shown(dir: &Path) -> String {
     fs::read_to_string(dir.join("current/app/app")).unwrap()
 }
 
 #[test]
 fn a_damaged_state_is_what_the_link_says() {
-    let scratch = Scratch::new("state");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("state");
     let one = release(&mut store, 1, 0);
-    let manifest = plain(&mut store, 2, 0);
-    let two = store.build(&manifest).unwrap();
-    store.begin_trial(&two).unwrap();
+    let (two, _) = announce(&mut store, 2);
     drop(store);
     // At `from`: whatever was planned is forgotten.
     fs::write(dir.join("state"), "garbage").unwrap();
@@ -57,15 +61,11 @@ fn a_damaged_state_is_what_the_link_says() {
 
 #[test]
 fn lost_marks_come_from_what_was_committed() {
-    let scratch = Scratch::new("marks");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("marks");
     for epoch in 1..=5 {
         release(&mut store, epoch, epoch / 2);
     }
-    let newer = plain(&mut store, 9, 0);
-    let nine = store.build(&newer).unwrap();
-    store.begin_trial(&nine).unwrap();
+    let (_, newer) = announce(&mut store, 9);
     store.switch(Timestamp(1)).unwrap();
     drop(store);
     let mark =
@@ -91,13 +91,9 @@ fn lost_marks_come_from_what_was_committed() {
 
 #[test]
 fn a_trial_is_counted_and_swapped_back() {
-    let scratch = Scratch::new("tries");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("tries");
     let one = release(&mut store, 1, 0);
-    let manifest = plain(&mut store, 2, 0);
-    let two = store.build(&manifest).unwrap();
-    store.begin_trial(&two).unwrap();
+    let (two, manifest) = announce(&mut store, 2);
     store.switch(Timestamp(1)).unwrap();
     assert!(store.build(&manifest).unwrap_err().to_string().contains("being tried"));
     assert!(matches!(recover(&dir), Err(Error::Locked(_))));
@@ -120,8 +116,7 @@ fn a_trial_is_counted_and_swapped_back() {
 
 #[test]
 fn a_floor_bars_the_way_back() {
-    let scratch = Scratch::new("floor");
-    let mut store = open(&scratch.0.join("store"));
+    let (_scratch, _, mut store) = fresh("floor");
     assert!(store.roll_back("no", false, Timestamp(1)).is_err());
     release(&mut store, 1, 0);
     assert!(store.roll_back("no", false, Timestamp(1)).unwrap_err().to_string().contains("no earlier"));
@@ -134,9 +129,7 @@ fn a_floor_bars_the_way_back() {
 
 #[test]
 fn somebody_elses_link_is_mended() {
-    let scratch = Scratch::new("link");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("link");
     let one = release(&mut store, 1, 0);
     let two = release(&mut store, 2, 0);
     drop(store);
@@ -201,8 +194,7 @@ fn a_partial_file_is_gone_on_with() {
 
 #[test]
 fn what_is_incoming_gets_its_name_in_the_end() {
-    let scratch = Scratch::new("incoming");
-    let mut store = open(&scratch.0.join("store"));
+    let (_scratch, _, mut store) = fresh("incoming");
     for _ in 0..2 {
         let mut incoming = store.incoming(1000).unwrap();
         incoming.write(b"con").unwrap();
@@ -216,9 +208,7 @@ fn what_is_incoming_gets_its_name_in_the_end() {
 
 #[test]
 fn unchanged_apps_cost_nothing_and_modes_do_not_mix() {
-    let scratch = Scratch::new("links");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("links");
     let tree = archive(&[("data", 0o644, &[1; 1000])]);
     fetch(&mut store, &tree);
     fetch(&mut store, b"tool");
@@ -242,9 +232,7 @@ fn unchanged_apps_cost_nothing_and_modes_do_not_mix() {
 
 #[test]
 fn a_refusal_leaves_everything_as_it_was() {
-    let scratch = Scratch::new("refusal");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("refusal");
     let one = release(&mut store, 1, 0);
     let before = store.disk.names("gens").unwrap();
     let mut header = tar::Header::new_gnu();
@@ -341,9 +329,7 @@ fn a_full_disk_leaves_what_runs() {
 
 #[test]
 fn the_clock_never_runs_behind_its_mark() {
-    let scratch = Scratch::new("clock");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("clock");
     let day = 86_400;
     assert_eq!(store.clock(Timestamp(20_000 * day)).unwrap(), Timestamp(20_000 * day));
     assert_eq!(store.clock(Timestamp(5)).unwrap(), Timestamp(20_000 * day), "no battery");

@@ -36,6 +36,14 @@ pub fn open(dir: &Path) -> Store {
     Store::open(dir, limits()).unwrap().0
 }
 
+/// A folder, and a new store in it.
+pub fn fresh(name: &str) -> (Scratch, PathBuf, Store) {
+    let scratch = Scratch::new(name);
+    let dir = scratch.0.join("store");
+    let store = open(&dir);
+    (scratch, dir, store)
+}
+
 fn sums(bytes: &[u8]) -> Sums {
     let mut digests = Digests::default();
     digests.update(bytes);
@@ -98,9 +106,7 @@ pub fn install(store: &mut Store, manifest: &Manifest) -> GenId {
 
 #[test]
 fn an_update_and_the_way_back() {
-    let scratch = Scratch::new("update");
-    let dir = scratch.0.join("store");
-    let mut store = open(&dir);
+    let (_scratch, dir, mut store) = fresh("update");
     assert!(store.current().is_none() && store.previous().is_none());
     let first = both(&mut store, 1);
     let one = install(&mut store, &first);
