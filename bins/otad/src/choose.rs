@@ -144,6 +144,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// What was taken is installed now; what is above it, if anything, is still refused.
+    pub fn is_installed(&mut self) {
+        self.taken = false;
+        self.why.get_or_insert(Why::UpToDate);
+    }
+
     #[must_use]
     pub fn json(&self, installed: Option<&Manifest>) -> Value {
         let item = installed.and_then(|manifest| manifest.get(&self.app));

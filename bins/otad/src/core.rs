@@ -35,8 +35,8 @@ pub struct Core {
     next_probe: Option<Duration>,
     failures: u32,
     forced: bool,
-    /// Somebody asked while a job was under way.
-    again: bool,
+    /// Somebody asked while a job was under way; whether by force.
+    again: Option<bool>,
     /// What went wrong last, for the status; cleared by a round that went well.
     trouble: Option<Trouble>,
 }
@@ -52,7 +52,7 @@ impl Core {
             next_probe: None,
             failures: 0,
             forced: false,
-            again: false,
+            again: None,
             trouble: None,
         }
     }
@@ -150,14 +150,14 @@ impl Core {
             return Some(self.poll(now));
         }
         // During a trial the answer to "is there something new?" has to wait for its end.
-        self.again = true;
+        self.again = Some(force || self.again == Some(true));
         self.forced |= force && self.state == State::Polling;
         None
     }
 
     fn poll(&mut self, now: Now) -> Job {
         self.state = State::Polling;
-        Job::Poll { content: self.gate(now).is_none() }
+        Job::Poll { content: self.gate(now).is_none(), forced: self.forced }
     }
 
     fn gate(&self, now: Now) -> Option<Gate> {
@@ -173,7 +173,9 @@ impl Core {
         let stable = self.policy.stable;
         match done {
             Done::Polled(Ok(false)) => self.rest(now, rng),
-            Done::Polled(Ok(true)) => self.enter(State::Fetching, Job::Fetch, now, rng),
+            Done::Polled(Ok(true)) => {
+                self.enter(State::Fetching, Job::Fetch { forced: self.forced }, now, rng)
+            }
             Done::Fetched(Ok(())) => self.next(State::Building, Job::Build),
             Done::Built(Ok(())) => self.enter(State::Hooks, Job::PreHooks, now, rng),
             Done::Hooked(Ok(())) => self.enter(State::Switching, Job::Switch, now, rng),
@@ -276,8 +278,9 @@ impl Core {
     }
 
     fn after(&mut self, now: Now) -> Option<Job> {
-        self.forced = false;
-        std::mem::take(&mut self.again).then(|| self.poll(now))
+        let again = self.again.take();
+        self.forced = again == Some(true);
+        again.map(|_| self.poll(now))
     }
 
     fn schedule(&mut self, now: Now, rng: &mut fastrand::Rng) {

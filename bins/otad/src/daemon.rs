@@ -32,6 +32,9 @@ const WAKER: Token = Token(1);
 const CLOCK: Token = Token(2);
 
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A stop waits that long for a job to end by itself. One that waits for the server is left then: the disk is at any
+/// instant as a crash may find it.
+const STOP_WAIT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -39,6 +42,8 @@ enum Timer {
     Status,
     /// Tell systemd that we live.
     Watchdog,
+    /// A stop has waited long enough.
+    Stop,
 }
 
 /// Bounds of the store, from the configuration.
@@ -162,7 +167,7 @@ impl Daemon {
             let now = Instant::now();
             for event in &events {
                 match event.token() {
-                    SIGNALS => self.signal(signals, notifier),
+                    SIGNALS => self.signal(signals, notifier, now),
                     CLOCK => {
                         self.armed = None;
                         // The count of expirations; it is read to be readable again.
@@ -182,14 +187,17 @@ impl Daemon {
             if self.stopping && !self.body.busy {
                 break;
             }
-            self.deadlines(notifier, watchdog, now);
+            if self.deadlines(notifier, watchdog, now) {
+                log::info!("stopped in the middle of a job: the next start goes on from what is on disk");
+                return Ok(());
+            }
         }
         self.body.thread.close();
         log::info!("stopped");
         Ok(())
     }
 
-    fn signal(&mut self, signals: &mut Signals, notifier: &mut Notifier) {
+    fn signal(&mut self, signals: &mut Signals, notifier: &mut Notifier, now: Instant) {
         while let Some(signal) = signals.next_signal() {
             match signal {
                 Signal::Hup => self.body.reload(notifier),
@@ -197,6 +205,7 @@ impl Daemon {
                     log::info!("stopping");
                     notifier.stopping();
                     self.stopping = true;
+                    self.timers.set(Timer::Stop, now + STOP_WAIT);
                     self.body.thread.stop();
                 }
                 _ => {}
@@ -222,7 +231,8 @@ impl Daemon {
         }
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
+    /// Whether a stop has waited long enough.
+    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) -> bool {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => notifier.status(&self.body.facts().line()),
@@ -230,11 +240,13 @@ impl Daemon {
                     notifier.watchdog();
                     self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
                 }
+                Timer::Stop => return true,
             }
         }
         if self.ctl.deadline().is_some_and(|at| at <= now) {
             self.ctl.timer(self.poll.registry(), now, &mut self.body);
         }
+        false
     }
 
     fn arm(&mut self) -> Result<(), Failure> {

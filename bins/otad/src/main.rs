@@ -26,7 +26,11 @@ impl cli::Daemon for Otad {
             usage: "[--wait] [--force]",
             about: "ask the server now; --force: whatever window and budget say",
         },
-        Command { name: "rollback", usage: "[GENERATION]", about: "bring back the generation before" },
+        Command {
+            name: "rollback",
+            usage: "[GENERATION]",
+            about: "bring back the generation before, and no other",
+        },
         Command { name: "history", usage: "[--dir DIR]", about: "what was installed, and how it went" },
         Command {
             name: "verify",

@@ -79,7 +79,7 @@ impl World {
                     Ok(self.newest != self.disk.current && !self.disk.quarantine.contains(&self.newest))
                 }
             }),
-            Job::Fetch => Done::Fetched(step(self)),
+            Job::Fetch { .. } => Done::Fetched(step(self)),
             Job::Build => Done::Built(step(self)),
             Job::PreHooks => Done::Hooked(step(self)),
             Job::Switch => {
@@ -237,7 +237,10 @@ fn ten_thousand_devices_after_a_power_cut() {
             clock = clock.max(core.deadline().unwrap());
             let Some(count) = per_minute.get_mut((clock.as_secs() / 60) as usize) else { break };
             let now = Now { boot: clock, ..Now::default() };
-            assert_eq!(core.handle(Input::Timer, now, &mut rng), Some(Job::Poll { content: true }));
+            assert_eq!(
+                core.handle(Input::Timer, now, &mut rng),
+                Some(Job::Poll { content: true, forced: false })
+            );
             *count += 1;
             assert_eq!(rollout::includes("release-7", &id, 10), first, "it stays as it is over polls");
             assert!(!first || rollout::includes("release-7", &id, 25), "more percent takes nobody out");

@@ -31,8 +31,11 @@ impl Rig {
     /// Up to the look at the units, at second 10.
     fn watching() -> Rig {
         let mut rig = Rig::new();
-        assert_eq!(rig.give(Input::CheckNow { force: false }, at(9)), Some(Job::Poll { content: true }));
-        assert_eq!(rig.done(Done::Polled(Ok(true)), at(9)), Some(Job::Fetch));
+        assert_eq!(
+            rig.give(Input::CheckNow { force: false }, at(9)),
+            Some(Job::Poll { content: true, forced: false })
+        );
+        assert_eq!(rig.done(Done::Polled(Ok(true)), at(9)), Some(Job::Fetch { forced: false }));
         assert_eq!(rig.done(Done::Fetched(Ok(())), at(9)), Some(Job::Build));
         assert_eq!(rig.done(Done::Built(Ok(())), at(9)), Some(Job::PreHooks));
         assert_eq!(rig.done(Done::Hooked(Ok(())), at(9)), Some(Job::Switch));
@@ -81,7 +84,10 @@ fn a_unit_that_is_started_again_begins_the_time_anew_and_fails_after_the_deadlin
 fn a_closed_window_and_an_empty_budget_hold_the_change_not_the_poll() {
     let mut rig = Rig::new();
     let closed = Now { window: (1000 * S, 3600 * S), ..at(5) };
-    assert_eq!(rig.give(Input::CheckNow { force: false }, closed), Some(Job::Poll { content: false }));
+    assert_eq!(
+        rig.give(Input::CheckNow { force: false }, closed),
+        Some(Job::Poll { content: false, forced: false })
+    );
     assert_eq!(rig.done(Done::Polled(Ok(true)), closed), None);
     assert_eq!(rig.core.state(), &State::Waiting(Gate::Window));
     assert!(rig.core.next_poll() >= 1005 * S && rig.core.next_poll() <= (1005 + 1800) * S);
@@ -91,15 +97,21 @@ fn a_closed_window_and_an_empty_budget_hold_the_change_not_the_poll() {
     assert_eq!(rig.core.state(), &State::Waiting(Gate::Budget));
     // It closes while the content comes.
     rig.give(Input::CheckNow { force: false }, at(7));
-    assert_eq!(rig.done(Done::Polled(Ok(true)), at(7)), Some(Job::Fetch));
+    assert_eq!(rig.done(Done::Polled(Ok(true)), at(7)), Some(Job::Fetch { forced: false }));
     rig.done(Done::Fetched(Ok(())), closed);
     assert_eq!(rig.done(Done::Built(Ok(())), closed), None);
     assert_eq!(rig.core.state(), &State::Waiting(Gate::Window));
     // A person may force it, once.
-    assert_eq!(rig.give(Input::CheckNow { force: true }, closed), Some(Job::Poll { content: true }));
-    assert_eq!(rig.done(Done::Polled(Ok(true)), closed), Some(Job::Fetch));
+    assert_eq!(
+        rig.give(Input::CheckNow { force: true }, closed),
+        Some(Job::Poll { content: true, forced: true })
+    );
+    assert_eq!(rig.done(Done::Polled(Ok(true)), closed), Some(Job::Fetch { forced: true }));
     assert_eq!(rig.done(Done::Fetched(Err(Trouble::Passing("x".into()))), closed), None);
-    assert_eq!(rig.give(Input::CheckNow { force: false }, closed), Some(Job::Poll { content: false }));
+    assert_eq!(
+        rig.give(Input::CheckNow { force: false }, closed),
+        Some(Job::Poll { content: false, forced: false })
+    );
 }
 
 #[test]
@@ -140,7 +152,18 @@ fn what_is_asked_meanwhile_is_done_after() {
     };
     assert_eq!(why, "asked");
     rig.done(Done::RolledBack(Ok(())), at(12));
-    assert_eq!(rig.done(Done::Returned, at(12)), Some(Job::Poll { content: true }));
+    assert_eq!(rig.done(Done::Returned, at(12)), Some(Job::Poll { content: true, forced: false }));
+    // What was forced meanwhile is forced then, and once.
+    let closed = Now { window: (1000 * S, 3600 * S), ..at(13) };
+    assert_eq!(rig.give(Input::CheckNow { force: true }, closed), None);
+    assert_eq!(rig.give(Input::CheckNow { force: false }, closed), None);
+    assert_eq!(rig.done(Done::Polled(Ok(true)), closed), Some(Job::Fetch { forced: true }));
+    assert_eq!(rig.give(Input::CheckNow { force: true }, closed), None);
+    rig.done(Done::Fetched(Err(Trouble::Passing("x".into()))), closed);
+    assert_eq!(rig.done(Done::Polled(Ok(false)), closed), None);
+    rig.give(Input::CheckNow { force: false }, closed);
+    rig.done(Done::Polled(Ok(true)), closed);
+    assert_eq!(rig.core.state(), &State::Waiting(Gate::Window));
 }
 
 #[test]

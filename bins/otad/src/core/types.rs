@@ -76,12 +76,15 @@ pub struct Watch {
 /// What the worker is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
-    /// Ask the server; with `content`, what comes may be kept (a bundle).
+    /// Ask the server; with `content`, what comes may be kept (a bundle). `forced`: whatever the day's budget says.
     Poll {
         content: bool,
+        forced: bool,
     },
     /// Get what the update lacks.
-    Fetch,
+    Fetch {
+        forced: bool,
+    },
     Build,
     PreHooks,
     Switch,

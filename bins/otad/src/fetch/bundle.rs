@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 use tar::EntryType;
 
 use super::blob::trouble;
-use super::{Answer, Client, Counted, Meter, PIECE, broken, header, parse, read_details};
+use super::{Answer, Carried, Client, Counted, Meter, PIECE, broken, header, parse, read_details};
 use crate::core::Trouble;
 use crate::install::Store;
 
@@ -85,9 +85,29 @@ fn damaged(error: &std::io::Error) -> Trouble {
     }
 }
 
+/// Ends with a refusal where a stream gets longer than allowed, which an end of it would hide.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+    max: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
+            let max = edge::text::bytes(self.max);
+            std::io::Error::other(Carried(refuse(format!(
+                "it unpacks to more than {max} (limits.expanded-max)"
+            ))))
+        })?;
+        Ok(n)
+    }
+}
+
 impl Unpacker<'_> {
     fn run(&mut self, source: impl Read, total_max: u64, details_max: u64) -> Result<(), Trouble> {
-        let mut unzipped = MultiGzDecoder::new(source).take(total_max);
+        let mut unzipped = Bounded { inner: MultiGzDecoder::new(source), left: total_max, max: total_max };
         let mut archive = tar::Archive::new(&mut unzipped);
         // Raw: the crate would keep a long name in memory whatever its length.
         let entries = archive.entries().map_err(|error| damaged(&error))?.raw(true);
@@ -128,12 +148,6 @@ impl Unpacker<'_> {
         // The end of the gzip stream has its checksum.
         let rest = std::io::copy(&mut unzipped, &mut std::io::sink()).map_err(|error| damaged(&error))?;
         log::debug!("bundle: {rest} bytes behind the archive");
-        if unzipped.limit() == 0 {
-            return Err(refuse(format!(
-                "it unpacks to more than {} (limits.expanded-max)",
-                edge::text::bytes(total_max)
-            )));
-        }
         Ok(())
     }
 

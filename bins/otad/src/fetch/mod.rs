@@ -36,6 +36,8 @@ pub struct Meter<'a> {
     pub budget: u64,
     pub day: i64,
     pub stop: &'a AtomicBool,
+    /// Somebody wants it whatever the budget says; the bytes are counted all the same.
+    pub forced: bool,
 }
 
 impl Meter<'_> {
@@ -46,7 +48,7 @@ impl Meter<'_> {
         let booked = self.ledger.spend(self.day, bytes as u64, self.budget > 0);
         booked.map_err(|error| Trouble::Passing(edge::log::chain(&error)))?;
         let spent = self.ledger.spent(self.day);
-        if self.budget > 0 && spent > self.budget {
+        if self.budget > 0 && !self.forced && spent > self.budget {
             return Err(Trouble::Budget(format!(
                 "the day's budget of {} is used up (budget-per-day)",
                 edge::text::bytes(self.budget)
@@ -57,7 +59,7 @@ impl Meter<'_> {
 
     /// Bytes that may still come today.
     fn left(&self) -> u64 {
-        if self.budget == 0 {
+        if self.budget == 0 || self.forced {
             return u64::MAX;
         }
         self.budget.saturating_sub(self.ledger.spent(self.day))

@@ -54,6 +54,12 @@ impl Store {
         Ok(partial)
     }
 
+    /// Bytes of content that an earlier try left.
+    #[must_use]
+    pub fn partial_bytes(&self, sha256: &Sha256) -> u64 {
+        std::fs::symlink_metadata(self.disk.blob(sha256).with_extension("part")).map_or(0, |meta| meta.len())
+    }
+
     /// Begins content of at most `bytes_max` bytes that is known only when it has come.
     ///
     /// # Errors

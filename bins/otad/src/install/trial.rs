@@ -69,14 +69,17 @@ impl Store {
     /// refused where a committed release set a floor above it. `quarantine`: the manifest is never tried again.
     ///
     /// # Errors
-    /// There is nothing to go back to; or the disk fails, and it is finished at the next start (or by asking again).
+    /// There is nothing to go back to; or the disk fails, and it is finished at the next start (or by asking again). Where
+    /// a trial's end can't be made durable, the link goes back all the same ([`Store::is_back`]): at the next start the
+    /// link tells whether the trial is abandoned or goes on, and what failed does not run until then.
     pub fn roll_back(&mut self, why: &str, quarantine: bool, now: Timestamp) -> Result<(), Error> {
         match self.record.state.clone() {
             State::Trial { failed: Some(_), .. } => {}
             State::Trial { from, to, tries, failed: None } => {
                 let failed = Some(Failure { why: short(why), quarantine, at: now });
                 let trial = self.record.trial.clone();
-                self.put(State::Trial { from, to, tries, failed }, trial, None)?;
+                let decided = self.put(State::Trial { from, to, tries, failed }, trial, None);
+                decided.inspect_err(|_| self.go_back_undecided(from))?;
             }
             State::Settled { current } => {
                 let Some(to) = current else {
@@ -90,6 +93,24 @@ impl Store {
             }
         }
         self.finish_going_back()
+    }
+
+    /// The end of a trial can't be noted: the link goes back all the same. Unless a commit before got as far as the file
+    /// and only its flush failed: what is well and reads as committed stays.
+    fn go_back_undecided(&self, from: Option<GenId>) {
+        let noted = self.disk.read(&self.disk.path("state")).ok().flatten();
+        let on_trial = noted
+            .and_then(|bytes| Record::decode(&bytes))
+            .is_some_and(|record| matches!(record.state, State::Trial { .. }));
+        if on_trial && let Err(error) = self.disk.relink(from) {
+            log::error!("the link may not last: {}", edge::log::chain(&error));
+        }
+    }
+
+    /// Whether a trial is still noted, and the link is at what ran before it.
+    #[must_use]
+    pub fn is_back(&self) -> bool {
+        matches!(self.record.state, State::Trial { from, .. } if self.disk.current() == from)
     }
 
     /// The generation before, if nothing forbids it.

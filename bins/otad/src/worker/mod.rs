@@ -60,8 +60,8 @@ impl Worker {
     /// Does a job of the core.
     pub fn run(&mut self, job: Job) -> Done {
         match job {
-            Job::Poll { content } => Done::Polled(self.poll(content)),
-            Job::Fetch => Done::Fetched(self.fetch()),
+            Job::Poll { content, forced } => Done::Polled(self.poll(content, forced)),
+            Job::Fetch { forced } => Done::Fetched(self.fetch(forced)),
             Job::Build => Done::Built(self.build()),
             Job::PreHooks => Done::Hooked(self.pre_hooks()),
             Job::Switch => Done::Switched(self.switch()),
@@ -88,7 +88,7 @@ impl Worker {
         self.store.current().map(|(_, manifest)| manifest.clone()).unwrap_or_default()
     }
 
-    fn fetch(&mut self) -> Result<(), Trouble> {
+    fn fetch(&mut self, forced: bool) -> Result<(), Trouble> {
         let installed = self.installed();
         let lacking: Vec<(Item, Option<String>)> = self
             .plan
@@ -109,7 +109,7 @@ impl Worker {
                 break;
             };
             let sums = edge::release::Sums { sha256: item.sha256, md5: item.md5, size: item.size };
-            let mut meter = meter(&mut self.ledger, &config, &self.stop);
+            let mut meter = meter(&mut self.ledger, &config, &self.stop, forced);
             result = fetch::fetch_blob(&self.client, download, &sums, &mut self.store, &mut meter)
                 .map_err(|trouble| named(&item.app, trouble));
             if result.is_err() {
@@ -124,7 +124,8 @@ impl Worker {
 
     /// All of it fits, or nothing is fetched.
     fn check_space(&self, lacking: &[(Item, Option<String>)]) -> Result<(), Trouble> {
-        let need: u64 = lacking.iter().map(|(item, _)| item.size).sum();
+        let rest = |item: &Item| item.size.saturating_sub(self.store.partial_bytes(&item.sha256));
+        let need: u64 = lacking.iter().map(|(item, _)| rest(item)).sum();
         let (free, keep) = (edge::fs::free_bytes(self.store.dir()), self.config.raw.limits.free_min.0);
         match free {
             Ok(free) if need > 0 && free < need.saturating_add(keep) => {
@@ -234,6 +235,7 @@ impl Worker {
         let now = self.now();
         self.store.commit(now).map_err(|error| edge::log::chain(&error))?;
         log::info!("{id} is well: committed");
+        self.reports.iter_mut().filter(|report| report.taken).for_each(Report::is_installed);
         for item in &items {
             if let Some(app) = self.config.app(&item.app)
                 && let Err(why) =
@@ -266,12 +268,18 @@ impl Worker {
         if let ([only], true) = (differ.as_slice(), quarantine) {
             self.ledger.bar(&only.app, only.sha256);
         }
-        self.ledger.save().map_err(|error| edge::log::chain(&error))?;
         log::error!("rolling back: {why}");
+        if let Err(error) = self.ledger.save() {
+            // It only matters if otad ends before the units have been restarted: no reason to leave what failed running.
+            log::warn!("which units have to be restarted can't be noted: {}", edge::log::chain(&error));
+        }
         let now = self.now();
         if let Err(error) = self.store.roll_back(why, quarantine, now) {
             let text = edge::log::chain(&error);
             if matches!(self.store.state(), State::Trial { .. }) {
+                if self.store.is_back() {
+                    self.restart_returned();
+                }
                 self.fatal = Some(text.clone());
             } else {
                 // Refused: nothing has changed, so nothing failed.
@@ -296,15 +304,8 @@ impl Worker {
         let current = self.store.current().map(|(id, manifest)| (*id, manifest.clone()));
         for name in self.ledger.page.owed.clone() {
             let Some(app) = self.config.app(&name) else { continue };
-            if let Some((id, manifest)) = &current
-                && let Some(item) = manifest.get(&name)
-                && let Err(why) = self.hook(
-                    Hook { action: "rollback", argv: &app.handler, resumed: false },
-                    item,
-                    id,
-                    manifest,
-                )
-            {
+            let back = current.as_ref().and_then(|(id, manifest)| Some((manifest.get(&name)?, id, manifest)));
+            if let Err(why) = self.roll_back_hook(&name, &app.handler, back) {
                 log::error!("{why}");
             }
             if let Err(why) = self.restart_unit(&app) {
@@ -319,8 +320,8 @@ impl Worker {
     }
 }
 
-fn meter<'a>(ledger: &'a mut Ledger, config: &Config, stop: &'a AtomicBool) -> Meter<'a> {
-    Meter { ledger, budget: config.raw.budget_per_day.0, day: today(config), stop }
+fn meter<'a>(ledger: &'a mut Ledger, config: &Config, stop: &'a AtomicBool, forced: bool) -> Meter<'a> {
+    Meter { ledger, budget: config.raw.budget_per_day.0, day: today(config), stop, forced }
 }
 
 /// Days since 1970 on the windows' clock.

@@ -12,7 +12,7 @@ use crate::fetch::{self, Answer};
 use crate::install::{Item, Manifest, State};
 
 impl Worker {
-    pub(super) fn poll(&mut self, content: bool) -> Result<bool, Trouble> {
+    pub(super) fn poll(&mut self, content: bool, forced: bool) -> Result<bool, Trouble> {
         if matches!(self.store.state(), State::Trial { .. }) {
             return Err(Trouble::Refused("a trial is not finished: restart otad".into()));
         }
@@ -27,7 +27,7 @@ impl Worker {
         etags.dedup();
         let generation = self.store.current().map(|(id, _)| id.to_string());
         let query = self.config.ask.query(!(bundle && content), generation.as_deref());
-        let (details, came) = match self.ask(&query, &etags.join(", "), bundle && content) {
+        let (details, came) = match self.ask(&query, &etags.join(", "), bundle && content, forced) {
             Ok(Answer::Content(answer)) => answer,
             Ok(Answer::NotModified) => {
                 self.not_modified(&installed);
@@ -52,9 +52,10 @@ impl Worker {
         query: &str,
         etags: &str,
         content: bool,
+        forced: bool,
     ) -> Result<Answer<(Details, Vec<Known>)>, Trouble> {
         let config = Arc::clone(&self.config);
-        let mut meter = meter(&mut self.ledger, &config, &self.stop);
+        let mut meter = meter(&mut self.ledger, &config, &self.stop, forced);
         let answer = if content {
             let wanted = |name: &str| wanted(&config, name);
             fetch::fetch_bundle(&self.client, query, etags, &mut self.store, &wanted, &mut meter).map(
@@ -191,10 +192,7 @@ impl Worker {
             })
             .collect();
         self.reports.extend(missing);
-        for report in self.reports.iter_mut().filter(|report| report.taken) {
-            report.taken = false;
-            report.why = Some(Why::UpToDate);
-        }
+        self.reports.iter_mut().filter(|report| report.taken).for_each(Report::is_installed);
     }
 }
 

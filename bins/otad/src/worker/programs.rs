@@ -40,6 +40,30 @@ impl Worker {
         self.command(&format!("{} {}", item.app, hook.action), hook.argv, &env, timeout)
     }
 
+    /// Tells a handler what is back; `None`: there was nothing of this app before.
+    pub(super) fn roll_back_hook(
+        &self,
+        name: &str,
+        handler: &[String],
+        back: Option<(&Item, &GenId, &Manifest)>,
+    ) -> Result<(), String> {
+        if let Some((item, id, manifest)) = back {
+            return self.hook(Hook { action: "rollback", argv: handler, resumed: false }, item, id, manifest);
+        }
+        if handler.is_empty() {
+            return Ok(());
+        }
+        let nothing = ["OTAD_VERSION", "OTAD_PATH", "OTAD_OLD_VERSION", "OTAD_OLD_PATH", "OTAD_GENERATION"];
+        let mut env: Vec<(&'static str, String)> = nothing.map(|key| (key, String::new())).into();
+        env.extend([
+            ("OTAD_ACTION", "rollback".into()),
+            ("OTAD_APP", name.into()),
+            ("OTAD_RESUMED", "0".into()),
+        ]);
+        let timeout = Duration::from_secs(self.config.raw.limits.handler_timeout_s);
+        self.command(&format!("{name} rollback"), handler, &env, timeout)
+    }
+
     pub(super) fn health_timeout(&self) -> Duration {
         Duration::from_secs(self.config.raw.health.command_timeout_s)
     }
