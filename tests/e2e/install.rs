@@ -55,6 +55,7 @@ fn installs_all_of_it_and_takes_it_away_again() {
             &format!("{prefix}/lib/systemd/system/edge-otad-recover.service"),
             &format!("{prefix}/lib/systemd/system/edge-apps.target"),
             &format!("{prefix}/lib/tmpfiles.d/edge-sideloadd.conf"),
+            &format!("{prefix}/lib/tmpfiles.d/edge-otad.conf"),
             &format!("{prefix}/lib/sysusers.d/edge.conf"),
             &format!("{prefix}/bin/nx_launcher.sh"),
         ] {
