@@ -1,78 +1,18 @@
 //! `otad` against servers that share no code with it: the stand-in for the original (bundles, no signatures), and the
 //! real `depotd` (files, signed). A fake `systemctl` calls a unit failed whose app holds the word BAD.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use e2e::daemon::Daemon;
 use e2e::depot::Depot;
 use e2e::env;
 use e2e::net::free_port;
+use e2e::ota::{Device, TABLES};
 use e2e::process::Process;
 use e2e::scratch::Scratch;
 use e2e::sideload::Outcome;
 use serde_json::Value;
-
-const SYSTEMCTL: &str = r#"#!/bin/sh
-here=$(dirname "$0")
-case $1 in
-restart) echo "$*" >>"$here/restarts" ;;
-show)
-    if grep -q BAD "$here/state/current/scoreboard/scoreboard" 2>/dev/null; then echo ActiveState=failed
-    else echo ActiveState=active; fi
-    echo Type=simple; echo SubState=x; echo Result=success; echo NRestarts=0
-    echo "InvocationID=$(wc -l <"$here/restarts")" ;;
-esac
-"#;
-
-struct Device {
-    otad: Daemon,
-}
-
-impl Device {
-    fn new(scratch: &Scratch, server: &str, top: &str) -> Device {
-        let device = "id = \"cam-1\"\n[attributes]\ncpu-arch = \"armv8\"\n\"attr.gamer\" = \"prod\"\n";
-        let text = format!(
-            "server = \"{server}\"\n{top}\nstate-dir = \"{{dir}}/state\"\nctl-socket = \"{{dir}}/ctl.sock\"\n\
-             device-file = \"{{dir}}/device.toml\"\nsystemctl = \"{{dir}}/systemctl\"\n\
-             [health]\nactive-within-s = 2\nstable-s = 1\n[app.scoreboard]\nunit = \"scoreboard.service\"\n\
-             [app.os_armv8]\n"
-        );
-        let otad = Daemon::new(scratch, "otad", "device", &text);
-        std::fs::write(otad.dir.join("device.toml"), device).unwrap();
-        let systemctl = otad.dir.join("systemctl");
-        std::fs::write(&systemctl, SYSTEMCTL).unwrap();
-        std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Device { otad }
-    }
-
-    /// A command with `--json`: its exit code and what it printed.
-    fn command(&self, arguments: &[&str]) -> (i32, Value) {
-        let mut command = self.otad.command(arguments);
-        let done = Outcome::of(command.arg("--json"));
-        let value =
-            serde_json::from_str(&done.out).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {done:?}"));
-        (done.code, value)
-    }
-
-    fn check(&self) -> (i32, String, Value) {
-        let (code, value) = self.command(&["check-now", "--wait"]);
-        (code, value["result"].as_str().unwrap().to_owned(), value)
-    }
-
-    fn content(&self, app: &str) -> String {
-        std::fs::read_to_string(self.otad.dir.join(format!("state/current/{app}/{app}"))).unwrap_or_default()
-    }
-
-    fn why(&self, app: &str) -> String {
-        let (_, why) = self.command(&["why"]);
-        let apps = why["apps"].as_array().unwrap();
-        let found = apps.iter().find(|a| a["app"].as_str().unwrap().eq_ignore_ascii_case(app));
-        found.unwrap_or_else(|| panic!("{why}"))["why"].as_str().unwrap().to_owned()
-    }
-}
 
 /// The stand-in's process, its folder and its address.
 fn stand_in(scratch: &Scratch) -> (Process, PathBuf, String) {
@@ -99,7 +39,7 @@ fn the_original_s_bundles_are_installed_taken_back_and_superseded() {
     };
     publish("os_armv8", "1.1.0", "the system");
     publish("scoreboard", "1.0.0", "good 1");
-    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false");
+    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
     device.otad.start_ready();
     assert_eq!(device.check().1, "updated");
     assert_eq!(
@@ -133,7 +73,7 @@ fn an_update_survives_kills_at_random_moments() {
     let scratch = Scratch::new("ota-kill");
     let (_server, folder, address) = stand_in(&scratch);
     let mut rng = fastrand::Rng::with_seed(env::seed());
-    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false");
+    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
     for round in 1..=6 {
         let (system, board) = (format!("system {round}"), format!("board {round}"));
         std::fs::write(folder.join("a"), &system).unwrap();
@@ -175,25 +115,19 @@ fn depotd_publishes_and_otad_installs_rolls_back_and_goes_on() {
     let _serve = Process::start("depotd", &mut depot.command(&["serve"]));
     let address = format!("http://127.0.0.1:{port}");
     let key = depot.root.join("release.pub");
-    let mut device =
-        Device::new(&scratch, &address, &format!("public-keys = [{:?}]", key.display().to_string()));
+    let keys = format!("public-keys = [{:?}]", key.display().to_string());
+    let mut device = Device::new(&scratch, &address, &keys, TABLES);
     device.otad.start_ready();
     // The server sees what was published a moment later.
-    let until = |wanted: &str| {
-        env::wait_for(wanted, Duration::from_secs(30), || {
-            std::thread::sleep(Duration::from_millis(300));
-            (device.check().1 == wanted).then_some(())
-        });
-    };
-    until("updated");
+    device.check_until("updated");
     assert_eq!(device.content("scoreboard"), "good 1");
     depot.publish("scoreboard", "2.0.0", "prod", b"BAD 2", &["--attr", "gamer"]);
-    until("rolled-back");
+    device.check_until("rolled-back");
     assert_eq!(device.content("scoreboard"), "good 1");
     assert_eq!(device.check().1, "no-change");
     assert_eq!(device.why("scoreboard"), "quarantined");
     depot.publish("scoreboard", "3.0.0", "prod", b"good 3", &["--attr", "gamer"]);
-    until("updated");
+    device.check_until("updated");
     assert_eq!(device.content("scoreboard"), "good 3");
     assert_eq!(device.why("scoreboard"), "up-to-date");
     let (_, status) = device.command(&["status"]);

@@ -4,6 +4,7 @@
  *   FAULT_DIR        only descriptors of files below this folder are meant
  *   FAULT_SYNC_AT=n  the n-th fsync or fdatasync and all later ones fail with EIO
  *   FAULT_SYNC_ONCE  with it: only the n-th fails (a later sync "succeeds", as Linux does it)
+ *   FAULT_SYNC_IF=f  with it: only while the file f is there; others do not count
  *   FAULT_SYNC_MS=t  every fsync and fdatasync takes t ms longer (an SD card)
  */
 #define _GNU_SOURCE
@@ -40,6 +41,8 @@ static int sync_fault(int fd)
         nanosleep(&t, NULL);
     }
     if (!at) return 0;
+    const char *only_if = getenv("FAULT_SYNC_IF");
+    if (only_if && access(only_if, F_OK) != 0) return 0;
     long n = atomic_fetch_add(&syncs, 1) + 1;
     return getenv("FAULT_SYNC_ONCE") ? n == atol(at) : n >= atol(at);
 }

@@ -17,6 +17,8 @@ pub mod depot;
 pub mod env;
 pub mod mqtt;
 pub mod net;
+pub mod ota;
+pub mod packages;
 pub mod picture;
 pub mod process;
 pub mod proxy;
