@@ -3,7 +3,8 @@
 #
 #   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
 #   VM=… IMG=… tests/device/run.sh sideload
-#   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
+#   VM=… IMG=… tests/device/run.sh ota
+#   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put|ota [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
 #
 # VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host, and DIR/out, written through,
 # at /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients,
@@ -18,9 +19,11 @@ ROOT=$(mktemp -d)
 trap 'rm -rf "$ROOT"' EXIT
 verb=${1:-}
 shift || :
+# BUILT=target/debug is good enough for these.
 if [ "$verb" = sideload ]; then
-    # BUILT=target/debug is good enough for this one.
     BINS="sideloadd sideload" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
+elif [ "$verb" = ota ] || [ "$verb ${1-}" = "powercut ota" ]; then
+    BINS="otad depotd" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
 else
     make --no-print-directory install DESTDIR="$ROOT" PREFIX=/usr
 fi
@@ -39,14 +42,22 @@ system)
 sideload)
     "$VM" run -t 400 "$IMG" tests/device/sideload.sh "$DIR"
     ;;
+ota)
+    "$VM" run -t 900 "$IMG" tests/device/ota.sh "$DIR"
+    ;;
 powercut)
-    daemon=${1:?mqfwd or s3put}
+    daemon=${1:?mqfwd, s3put or ota}
     shift
+    if [ "$daemon" = ota ]; then
+        cp tests/device/ota_powercut.sh "$DIR/check.sh"
+        "$VM" powercut -t 300 --arm --min 0.2 --max 9 "$@" "$IMG" tests/device/ota_powercut.sh "$DIR"
+        exit
+    fi
     cp tests/device/powercut.sh "$DIR/check.sh"
     "$VM" powercut -t 240 --arm --min 0.5 --max 8 -e DAEMON="$daemon" "$@" "$IMG" tests/device/powercut.sh "$DIR"
     ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 64
     ;;
 esac
