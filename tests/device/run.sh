@@ -4,7 +4,7 @@
 #   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
 #   VM=… IMG=… tests/device/run.sh sideload
 #   VM=… IMG=… tests/device/run.sh ota
-#   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put|ota [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
+#   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put|sideload|ota [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
 #
 # VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host, and DIR/out, written through,
 # at /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients,
@@ -20,7 +20,7 @@ trap 'rm -rf "$ROOT"' EXIT
 verb=${1:-}
 shift || :
 # BUILT=target/debug is good enough for these.
-if [ "$verb" = sideload ]; then
+if [ "$verb" = sideload ] || [ "$verb ${1-}" = "powercut sideload" ]; then
     BINS="sideloadd sideload" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
 elif [ "$verb" = ota ] || [ "$verb ${1-}" = "powercut ota" ]; then
     BINS="otad depotd" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
@@ -46,8 +46,13 @@ ota)
     "$VM" run -t 900 "$IMG" tests/device/ota.sh "$DIR"
     ;;
 powercut)
-    daemon=${1:?mqfwd, s3put or ota}
+    daemon=${1:?mqfwd, s3put, sideload or ota}
     shift
+    if [ "$daemon" = sideload ]; then
+        cp tests/device/sideload_powercut.sh "$DIR/check.sh"
+        "$VM" powercut -t 240 --arm --min 0.5 --max 25 "$@" "$IMG" tests/device/sideload_powercut.sh "$DIR"
+        exit
+    fi
     if [ "$daemon" = ota ]; then
         cp tests/device/ota_powercut.sh "$DIR/check.sh"
         "$VM" powercut -t 300 --arm --min 0.2 --max 9 "$@" "$IMG" tests/device/ota_powercut.sh "$DIR"
