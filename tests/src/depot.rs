@@ -5,8 +5,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::daemon::Daemon;
 use crate::scratch::Scratch;
-use crate::{env, process};
+use crate::{env, net, process};
 
 /// A depot.
 pub struct Depot {
@@ -34,6 +35,22 @@ impl Depot {
         let path = root.join("depotd.toml");
         std::fs::write(&path, config).unwrap();
         Depot { root, config: path }
+    }
+
+    /// Its server, ready, on a free port of loopback, and its base address; `tables` go into its configuration. Its cache is
+    /// in a folder of the name.
+    pub fn serve(&self, scratch: &Scratch, name: &str, tables: &str) -> (Daemon, String) {
+        let (port, own) = (net::free_port(), std::fs::read_to_string(&self.config).unwrap());
+        // The server has no use for the keys, which stand beside the other file.
+        let own: String =
+            own.lines().filter(|l| !l.starts_with("public-keys")).map(|l| format!("{l}\n")).collect();
+        let toml = format!(
+            "listen = \"127.0.0.1:{port}\"\nctl-socket = \"{{dir}}/ctl.sock\"\n{own}\n{tables}\n\
+             [bundle]\ndir = \"{{dir}}/cache\"\n"
+        );
+        let mut daemon = Daemon::new(scratch, "depotd", name, &toml);
+        daemon.start_ready();
+        (daemon, format!("http://127.0.0.1:{port}"))
     }
 
     /// A command, to be run in the depot's folder.

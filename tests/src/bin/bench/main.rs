@@ -1,10 +1,11 @@
 //! `make bench`: the daemons beside the tools they replace, measured in the same run on this machine.
 //!
-//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced sideload ota idle size" for a part,
+//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced sideload ota depot idle size" for a part,
 //! BENCH_N to scale the number of messages (1.0).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod depot;
 mod faced;
 mod forward;
 mod idle;
@@ -32,7 +33,7 @@ impl Verdict {
 
 fn main() {
     let wanted =
-        std::env::var("BENCH").unwrap_or_else(|_| "forward store faced sideload ota idle size".into());
+        std::env::var("BENCH").unwrap_or_else(|_| "forward store faced sideload ota depot idle size".into());
     let mut verdicts = Vec::new();
     for part in wanted.split_whitespace() {
         match part {
@@ -41,10 +42,13 @@ fn main() {
             "faced" => faced::run(&mut verdicts),
             "sideload" => sideload::run(&mut verdicts),
             "ota" => ota::run(&mut verdicts),
+            "depot" => depot::run(&mut verdicts),
             "idle" => idle::run(&mut verdicts),
             "size" => idle::sizes(&mut verdicts),
             other => {
-                panic!("BENCH names parts out of: forward store faced sideload ota idle size; not {other}")
+                panic!(
+                    "BENCH names parts out of: forward store faced sideload ota depot idle size; not {other}"
+                )
             }
         }
     }

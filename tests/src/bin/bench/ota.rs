@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use e2e::daemon::Daemon;
 use e2e::depot::Depot;
 use e2e::env;
-use e2e::net::free_port;
 use e2e::scratch::Scratch;
 use e2e::table::Table;
 
@@ -30,14 +29,7 @@ pub fn run(verdicts: &mut Vec<Verdict>) {
     println!("\nAn update of {mb} MB, from depotd on loopback to what runs (best of {ROUNDS})\n");
     let scratch = Scratch::new("bench-ota");
     let depot = depot(&scratch, mb);
-    let port = free_port();
-    let toml = std::fs::read_to_string(depot.root.join("depotd.toml")).unwrap();
-    let serve = format!(
-        "listen = \"127.0.0.1:{port}\"\nctl-socket = \"{{dir}}/ctl.sock\"\n{toml}\n[bundle]\ndir = \"{{dir}}/cache\"\n"
-    );
-    let mut server = Daemon::new(&scratch, "depotd", "serve", &serve);
-    server.start_ready();
-    let base = format!("http://127.0.0.1:{port}");
+    let (_server, base) = depot.serve(&scratch, "serve", "");
     let bundle = format!("{base}/package?cpuArch=bench&big=prod");
     // It is built once, whoever asks first.
     sh(&format!("curl -fsS -o /dev/null '{bundle}'"), &scratch.dir("warm"));
