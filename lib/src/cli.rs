@@ -3,6 +3,9 @@
 //! Owns: the order args -> config -> (`--check` and `--print-config` stop here) -> log -> run, and how an error is shown.
 //! Never: opens a socket or a thread.
 
+pub mod output;
+pub mod table;
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,14 +16,24 @@ pub use pico_args;
 pub const EX_OK: u8 = 0;
 /// The command line is wrong (`sysexits.h`).
 pub const EX_USAGE: u8 = 64;
+/// What was given is refused.
+pub const EX_DATAERR: u8 = 65;
 /// Something that the daemon needs from outside is not there.
 pub const EX_UNAVAILABLE: u8 = 69;
 /// A bug of ours.
 pub const EX_SOFTWARE: u8 = 70;
 /// The system refused something (sockets, threads, descriptors).
 pub const EX_OSERR: u8 = 71;
+/// A file can't be made: it is there already, or its place can't be written.
+pub const EX_CANTCREAT: u8 = 73;
 /// A file could not be read or written. After a failed `fsync` nothing was acknowledged.
 pub const EX_IOERR: u8 = 74;
+/// Not now; the same may go well later.
+pub const EX_TEMPFAIL: u8 = 75;
+/// The other side did not keep to what was agreed.
+pub const EX_PROTOCOL: u8 = 76;
+/// A key, a signature or a certificate.
+pub const EX_NOPERM: u8 = 77;
 /// The configuration is wrong; the units do not restart on it.
 pub const EX_CONFIG: u8 = 78;
 

@@ -5,12 +5,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use edge::aws::credentials::Vars;
 use edge::config::{self, Loaded, Size};
 use edge::http;
-use edge::http::conns::Caps;
+use edge::http::conns::{Bounds, Caps};
 use edge::tls::{ServerTls, ServerTlsConfig};
 use serde::{Deserialize, Serialize};
 
@@ -217,18 +216,8 @@ impl Config {
 }
 
 fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
-    let within = |key: &str, value: u64, min: u64, max: u64| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
-    };
-    let size = |key: &str, value: Size, min: Size, max: Size| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected a size from {min} to {max}, found {value}")))
-    };
+    let within = |key, value, min, max| loaded.within(key, value, min, max);
+    let size = |key, value, min, max| loaded.size_within(key, value, min, max);
     let (raw, day) = (&loaded.raw, 86_400_000);
     within("max-age-s", raw.max_age_s, 0, 31_536_000)?;
     within("drain-ms", raw.drain_ms, 0, 600_000)?;
@@ -246,14 +235,9 @@ fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
     within("bundle.threads", b.threads as u64, 1, 64)?;
     within("bundle.queue-max", b.queue_max as u64, 1, 100_000)?;
     let l = &raw.limits;
-    within("limits.connections-max", l.connections_max as u64, 2, 100_000)?;
-    within("limits.connections-per-peer", l.connections_per_peer as u64, 1, 100_000)?;
+    bounds(l).check(loaded, 100_000)?;
     size("limits.head-bytes", l.head_bytes, Size::kib(1), Size::kib(256))?;
     size("limits.target-bytes", l.target_bytes, Size(256), Size::kib(64))?;
-    within("limits.handshake-ms", l.handshake_ms, 100, 60_000)?;
-    within("limits.head-ms", l.head_ms, 100, day)?;
-    within("limits.idle-ms", l.idle_ms, 100, day)?;
-    within("limits.write-ms", l.write_ms, 100, day)?;
     within("limits.open-files", l.open_files as u64, 1, 100_000)?;
     within("limits.generations", l.generations as u64, 0, 10_000)
 }
@@ -277,26 +261,27 @@ fn tls(loaded: &Loaded<Raw>) -> Result<Option<ServerTls>, config::Error> {
     ServerTls::load(&files).map(Some).map_err(wrong)
 }
 
-fn caps(limits: &Limits) -> Caps {
-    let ms = Duration::from_millis;
-    Caps {
+fn bounds(limits: &Limits) -> Bounds {
+    Bounds {
         connections_max: limits.connections_max,
-        per_peer_max: limits.connections_per_peer,
-        handshake: ms(limits.handshake_ms),
-        http: http::Limits {
-            head_bytes: limits.head_bytes.as_usize(),
-            target_bytes: limits.target_bytes.as_usize(),
-            // Nobody has anything to send.
-            body_bytes: 0,
-            head_timeout: ms(limits.head_ms),
-            body_timeout: ms(limits.head_ms),
-            idle_timeout: ms(limits.idle_ms),
-            write_timeout: ms(limits.write_ms),
-            ..http::Limits::default()
-        },
-        window: 1,
-        refusal: |reject| reply::error(reject.status, reject.why),
+        connections_per_peer: limits.connections_per_peer,
+        handshake_ms: limits.handshake_ms,
+        head_ms: limits.head_ms,
+        body_ms: None,
+        idle_ms: limits.idle_ms,
+        write_ms: limits.write_ms,
     }
+}
+
+fn caps(limits: &Limits) -> Caps {
+    let http = http::Limits {
+        head_bytes: limits.head_bytes.as_usize(),
+        target_bytes: limits.target_bytes.as_usize(),
+        // Nobody has anything to send.
+        body_bytes: 0,
+        ..http::Limits::default()
+    };
+    bounds(limits).caps(http, 1, |reject| reply::error(reject.status, reject.why))
 }
 
 #[cfg(test)]

@@ -179,12 +179,7 @@ fn validate(loaded: &Loaded<Raw>, device: Device) -> Result<Config, config::Erro
 fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
     let Forward { window, ack_timeout_s, poison_disconnects, hold_min_s, hold_max_s, hops_max } =
         loaded.raw.forward;
-    let within = |key: &str, value: u64, min: u64, max: u64| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
-    };
+    let within = |key, value, min, max| loaded.within(key, value, min, max);
     within("forward.window", window as u64, 1, 65_535)?;
     within("forward.ack-timeout-s", ack_timeout_s, 1, 86_400)?;
     within("forward.poison-disconnects", poison_disconnects.into(), 2, 1_000_000)?;

@@ -267,12 +267,7 @@ impl Config {
 }
 
 fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
-    let within = |key: &str, value: u64, min: u64, max: u64| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
-    };
+    let within = |key, value, min, max| loaded.within(key, value, min, max);
     let (raw, day) = (&loaded.raw, 86_400_000);
     within("drain-ms", raw.drain_ms, 0, 600_000)?;
     let u = &raw.upload;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use edge::config::{self, Loaded, Size};
 use edge::device::Device;
 use edge::http;
-use edge::http::conns::Caps;
+use edge::http::conns::{Bounds, Caps};
 use edge::sync::manifest;
 use edge::tls::{self, Facts, ServerTls, ServerTlsConfig};
 use serde::{Deserialize, Serialize};
@@ -322,18 +322,8 @@ fn expiring(server: &[Facts], clients: &[Facts], now_s: i64) -> Vec<String> {
 }
 
 fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
-    let within = |key: &str, value: u64, min: u64, max: u64| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
-    };
-    let size = |key: &str, value: Size, min: Size, max: Size| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected a size from {min} to {max}, found {value}")))
-    };
+    let within = |key, value, min, max| loaded.within(key, value, min, max);
+    let size = |key, value, min, max| loaded.size_within(key, value, min, max);
     let (raw, day) = (&loaded.raw, 86_400_000);
     within("idle-exit-s", raw.idle_exit_s, 0, 86_400)?;
     let a = &raw.app;
@@ -343,13 +333,7 @@ fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
     within("app.crash-window-s", a.crash_window_s, 0, 86_400)?;
     size("logs.bytes-max", raw.logs.bytes_max, Size::kib(16), Size::mib(256))?;
     let l = &raw.limits;
-    within("limits.connections-max", l.connections_max as u64, 2, 1000)?;
-    within("limits.connections-per-peer", l.connections_per_peer as u64, 1, 1000)?;
-    within("limits.handshake-ms", l.handshake_ms, 100, 60_000)?;
-    within("limits.head-ms", l.head_ms, 100, day)?;
-    within("limits.body-ms", l.body_ms, 100, day)?;
-    within("limits.idle-ms", l.idle_ms, 100, day)?;
-    within("limits.write-ms", l.write_ms, 100, day)?;
+    bounds(l).check(loaded, 1000)?;
     size("limits.window", l.window, Size::kib(64), Size::mib(16))?;
     size("limits.file-max", l.file_max, Size(1), Size(1 << 50))?;
     within("limits.files-max", l.files_max as u64, 1, 1_000_000)?;
@@ -430,26 +414,28 @@ fn secured(loaded: &Loaded<Raw>) -> Result<Secured, config::Error> {
     Ok(Secured { tls, server, clients })
 }
 
-fn caps(limits: &Limits) -> Caps {
-    let ms = Duration::from_millis;
-    Caps {
+fn bounds(limits: &Limits) -> Bounds {
+    Bounds {
         connections_max: limits.connections_max,
-        per_peer_max: limits.connections_per_peer,
-        handshake: ms(limits.handshake_ms),
-        http: http::Limits {
-            // A path may have 1024 bytes, each of them written as three.
-            target_bytes: 4 << 10,
-            // What is too long is drained and answered, which the codec's own refusal does not do.
-            body_bytes: u64::MAX,
-            head_timeout: ms(limits.head_ms),
-            body_timeout: ms(limits.body_ms),
-            idle_timeout: ms(limits.idle_ms),
-            write_timeout: ms(limits.write_ms),
-            ..http::Limits::default()
-        },
-        window: limits.window.as_usize(),
-        refusal: |reject| Refusal::new(reject.status, reject.why).response(),
+        connections_per_peer: limits.connections_per_peer,
+        handshake_ms: limits.handshake_ms,
+        head_ms: limits.head_ms,
+        body_ms: Some(limits.body_ms),
+        idle_ms: limits.idle_ms,
+        write_ms: limits.write_ms,
     }
+}
+
+fn caps(limits: &Limits) -> Caps {
+    let http = http::Limits {
+        // A path may have 1024 bytes, each of them written as three.
+        target_bytes: 4 << 10,
+        // What is too long is drained and answered, which the codec's own refusal does not do.
+        body_bytes: u64::MAX,
+        ..http::Limits::default()
+    };
+    bounds(limits)
+        .caps(http, limits.window.as_usize(), |reject| Refusal::new(reject.status, reject.why).response())
 }
 
 fn policy(app: &App) -> Policy {

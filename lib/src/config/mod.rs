@@ -127,6 +127,28 @@ impl<R> Loaded<R> {
             source: None,
         }
     }
+
+    /// Whether the value of `key` is within its bounds.
+    ///
+    /// # Errors
+    /// [`Loaded::problem`] with the bounds and what was found.
+    pub fn within(&self, key: &str, value: u64, min: u64, max: u64) -> Result<(), Error> {
+        if (min..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(self.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
+    }
+
+    /// Whether the size that `key` gives is within its bounds.
+    ///
+    /// # Errors
+    /// [`Loaded::problem`] with the bounds and what was found.
+    pub fn size_within(&self, key: &str, value: Size, min: Size, max: Size) -> Result<(), Error> {
+        if (min..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(self.problem(key, &format!("expected a size from {min} to {max}, found {value}")))
+    }
 }
 
 /// Reads `path` into `R`.

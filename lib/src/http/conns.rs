@@ -8,6 +8,7 @@
 //! of whoever does nothing (a handshake under way, an idle connection) at the address with the most connections, so that
 //! a full house of silent peers keeps nobody out. Never: blocks, reads a request.
 
+mod bounds;
 mod slot;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +25,7 @@ use crate::log::Throttle;
 use crate::net::{self, InBuf, Stream, Tokens};
 use crate::timer::Timers;
 use crate::tls::{self, ServerTls};
+pub use bounds::Bounds;
 use slot::{Slot, Stage, Turn};
 
 /// Connections accepted before others get their turn.

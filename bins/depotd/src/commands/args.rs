@@ -1,31 +1,37 @@
-//! The command line of a command: its flags, before or behind its name, as `--flag value` or `--flag=value`.
-//!
-//! Owns: what was given. Invariant: a flag that does not belong to the command is refused, not ignored.
+//! The command line of a command, in the form of [`edge::cli::table`]; and what its values are.
 
 use std::ffi::OsString;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use super::output::Failure;
-use super::table::{Entry, Flag, find, flag_of};
+use edge::cli::output::Failure;
+use edge::cli::table::{self, Entry};
+
+use super::table::GRAMMAR;
 
 /// A command and what was given with it.
 pub struct Given {
     /// Which command.
     pub entry: &'static Entry,
-    flags: Vec<(&'static Flag, String)>,
-    /// What is no flag.
-    pub rest: Vec<String>,
+    given: table::Given,
+}
+
+impl Deref for Given {
+    type Target = table::Given;
+
+    fn deref(&self) -> &table::Given {
+        &self.given
+    }
 }
 
 /// Reads a command line without the program's name; `None` if it names no command of ours.
 ///
 /// # Errors
 /// [`Failure`] with code 64: what is wrong, and where the help is.
-pub fn parse(given: &[OsString]) -> Option<Result<Given, Failure>> {
+pub fn parse(line: &[OsString]) -> Option<Result<Given, Failure>> {
     // Only options that every program has can stand before the command's name.
     let mut at = 0;
-    while let Some(text) = given.get(at).and_then(|text| text.to_str()) {
+    while let Some(text) = line.get(at).and_then(|text| text.to_str()) {
         match text {
             "-c" | "--config" => at += 2,
             "-v" | "-vv" | "--verbose" | "--json" => at += 1,
@@ -33,93 +39,18 @@ pub fn parse(given: &[OsString]) -> Option<Result<Given, Failure>> {
             _ => break,
         }
     }
-    let entry = find(given.get(at)?.to_str()?)?;
-    let fix = |failure: Failure| match failure.fix {
-        Some(_) => failure,
-        None => failure.fix(format!("`depotd {} --help` explains it", entry.name)),
-    };
-    Some(read(entry, at, given).map_err(fix))
-}
-
-fn read(entry: &'static Entry, at: usize, given: &[OsString]) -> Result<Given, Failure> {
-    let (mut flags, mut rest, mut only_rest) = (Vec::new(), Vec::new(), false);
-    let mut texts = given.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, text)| {
-        text.to_str().ok_or_else(|| Failure::usage(format!("the argument {text:?} is not UTF-8")))
+    let entry = GRAMMAR.entry(line.get(at)?.to_str()?)?;
+    let words = line.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, word)| word.clone());
+    let given = GRAMMAR.read(words).and_then(|given| {
+        if !given.has("--help") {
+            GRAMMAR.check(entry, &given)?;
+        }
+        Ok(Given { entry, given })
     });
-    while let Some(text) = texts.next() {
-        let text = text?;
-        if only_rest || !text.starts_with('-') || text == "-" {
-            rest.push(text.to_owned());
-            continue;
-        }
-        if text == "--" {
-            only_rest = true;
-            continue;
-        }
-        if text == "-vv" {
-            flags.extend([(flag_of("-v")?, String::new()), (flag_of("-v")?, String::new())]);
-            continue;
-        }
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text, None),
-        };
-        let flag = flag_of(name)?;
-        let value = match (flag.value.is_empty(), value) {
-            (true, Some(_)) => return Err(Failure::usage(format!("{name} takes no value"))),
-            (true, None) => String::new(),
-            (false, Some(value)) => value,
-            (false, None) => match texts.next().transpose()? {
-                Some(value) if !value.starts_with("--") => value.to_owned(),
-                _ => return Err(Failure::usage(format!("{name} needs a value: {}", flag.value))),
-            },
-        };
-        flags.push((flag, value));
-    }
-    let given = Given { entry, flags, rest };
-    given.check()?;
-    Ok(given)
+    Some(given.map_err(|failure| failure.or_fix(&format!("`depotd {} --help` explains it", entry.name))))
 }
 
 impl Given {
-    fn check(&self) -> Result<(), Failure> {
-        if self.has("--help") {
-            return Ok(());
-        }
-        let Entry { name, positions, min, max, .. } = self.entry;
-        for (at, (flag, _)) in self.flags.iter().enumerate() {
-            if !self.entry.takes(flag.long) {
-                return Err(Failure::usage(format!("{} does not go with {name}", flag.long)));
-            }
-            let again = self.flags[..at].iter().any(|(before, _)| before.long == flag.long);
-            if again && flag.long != "--attr" && flag.long != "--verbose" {
-                return Err(Failure::usage(format!("{} is given twice", flag.long)));
-            }
-        }
-        if self.rest.len() < *min {
-            return Err(Failure::usage(format!("{name} needs {positions}")));
-        }
-        match self.rest.get(*max) {
-            Some(extra) => Err(Failure::usage(format!("{name} does not take {extra:?}"))),
-            None => Ok(()),
-        }
-    }
-
-    /// The values of a flag, in their order.
-    pub fn values<'g>(&'g self, long: &'g str) -> impl Iterator<Item = &'g str> {
-        self.flags.iter().filter(move |(flag, _)| flag.long == long).map(|(_, value)| value.as_str())
-    }
-
-    /// Whether the flag is there.
-    pub fn has(&self, long: &str) -> bool {
-        self.values(long).next().is_some()
-    }
-
-    /// Its value.
-    pub fn text(&self, long: &str) -> Option<&str> {
-        self.flags.iter().find(|(flag, _)| flag.long == long).map(|(_, value)| value.as_str())
-    }
-
     /// Its value, which must be there.
     ///
     /// # Errors
@@ -131,17 +62,6 @@ impl Given {
     /// Its value as a path.
     pub fn path(&self, long: &str) -> Option<PathBuf> {
         self.text(long).map(PathBuf::from)
-    }
-
-    /// Its value as a number.
-    ///
-    /// # Errors
-    /// Code 64 if it is none.
-    pub fn number<N: FromStr>(&self, long: &str) -> Result<Option<N>, Failure> {
-        let parse = |text: &str| {
-            text.parse().map_err(|_| Failure::usage(format!("{long} takes a number, not {text:?}")))
-        };
-        self.text(long).map(parse).transpose()
     }
 
     /// A percentage.
@@ -241,10 +161,10 @@ mod tests {
 
     #[test]
     fn every_flag_of_a_command_exists_and_every_help_names_its_flags() {
-        for entry in super::super::table::COMMANDS {
+        for entry in GRAMMAR.commands {
             let help = super::super::table::help_of(entry);
             for flag in entry.flags {
-                assert!(flag_of(flag).is_ok() && help.contains(flag), "{} {flag}", entry.name);
+                assert!(GRAMMAR.flag(flag).is_ok() && help.contains(flag), "{} {flag}", entry.name);
             }
         }
     }

@@ -69,7 +69,7 @@ pub fn verify(given: &Given) -> Result<Reply, Failure> {
         }
     }
     let mut text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
-    text += &format!("{}, {}", count(all.len(), "release"), count(contents.len(), "content"));
+    text += &format!("{}, {}", count(all.len() as u64, "release"), count(contents.len() as u64, "content"));
     if unsigned > 0 {
         text += &format!(", {unsigned} unsigned");
     }
@@ -79,7 +79,7 @@ pub fn verify(given: &Given) -> Result<Reply, Failure> {
     }
     text += &match problems.len() {
         0 => ": all is well\n".to_owned(),
-        n => format!(": {}\n", count(n, "problem")),
+        n => format!(": {}\n", count(n as u64, "problem")),
     };
     let json = json!({
         "releases": all.len(), "contents": contents.len(), "unsigned": unsigned, "unverified": unverified, "problems": problems,
@@ -158,8 +158,8 @@ pub fn gc(given: &Given) -> Result<Reply, Failure> {
     text += &format!(
         "{}{} and {} removed, {} in all; {} kept\n",
         if dry { "would be: " } else { "" },
-        count(removed.len(), "content"),
-        count(leftovers.len(), "left-over file"),
+        count(removed.len() as u64, "content"),
+        count(leftovers.len() as u64, "left-over file"),
         bytes(total),
         held.len() - removed.len(),
     );

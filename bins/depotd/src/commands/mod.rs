@@ -26,10 +26,9 @@ pub fn main() -> Option<ExitCode> {
     let given = args::parse(&line)?;
     // Also a command line that is wrong is answered in JSON where that is asked for.
     let json = line.iter().any(|argument| argument == "--json");
-    let verbosity = given.as_ref().map_or(0, |given| given.values("--verbose").count());
-    edge::log::init(u8::try_from(verbosity).unwrap_or(u8::MAX));
+    edge::log::init(given.as_ref().map_or(0, |given| given.verbosity()));
     edge::cli::keep_secrets_out_of_core_dumps();
-    Some(ExitCode::from(output::finish(given.and_then(|given| run(&given)), json)))
+    Some(ExitCode::from(edge::cli::output::finish("depotd", given.and_then(|given| run(&given)), json)))
 }
 
 fn run(given: &Given) -> Result<Reply, Failure> {

@@ -1,43 +1,23 @@
 //! The table of commands and the table of flags, and the help texts made of them.
 
-use std::fmt::Write as _;
+use edge::cli::table::{Entry, Flag, Grammar, Group, entry, flag};
 
-use super::output::{EXIT_CODES, Failure};
+use super::output::EXIT_CODES;
 
-/// A command.
-pub struct Entry {
-    /// The word after the program's name.
-    pub name: &'static str,
-    pub(super) positions: &'static str,
-    /// One line.
-    pub about: &'static str,
-    pub(super) more: &'static str,
-    pub(super) flags: &'static [&'static str],
-    /// It signs, and takes the flags for that.
-    pub(super) signs: bool,
-    pub(super) min: usize,
-    pub(super) max: usize,
-}
-
-/// A flag.
-pub(super) struct Flag {
-    pub(super) long: &'static str,
-    pub(super) short: &'static str,
-    /// What its value is called; empty for a switch.
-    pub(super) value: &'static str,
-    pub(super) about: &'static str,
-}
-
-const SIGNS: &[&str] = &["--key", "--password-file", "--sign-later", "--statement", "--unsigned"];
-const ALWAYS: &[&str] = &["--config", "--json", "--verbose", "--help"];
+const SIGNS: Group =
+    Group { flags: &["--key", "--password-file", "--sign-later", "--statement", "--unsigned"], more: HOW };
 const HOW: &str = "\
 --key FILE signs here, with a minisign secret key. --sign-later writes the statement to a file and prints how to sign it on
 another machine; nothing is served before 'depotd accept' has seen the signature. --unsigned is for devices that do not ask
 for signatures.";
 
-const fn entry(name: &'static str, positions: &'static str, about: &'static str) -> Entry {
-    Entry { name, positions, about, more: "", flags: &[], signs: false, min: 0, max: 0 }
-}
+/// The whole command line.
+pub(super) const GRAMMAR: Grammar = Grammar {
+    program: "depotd",
+    commands: COMMANDS,
+    flags: FLAGS,
+    always: &["--config", "--json", "--verbose", "--help"],
+};
 
 /// A command about one app.
 const fn app(name: &'static str, about: &'static str) -> Entry {
@@ -58,7 +38,7 @@ pub const COMMANDS: &[Entry] = &[
             "--expires",
             "--epoch",
         ],
-        signs: true,
+        group: Some(&SIGNS),
         min: 1,
         max: 1,
         more: "The content is durable in the store before the catalog names it: killed at any moment, the release is there or\n\
@@ -91,13 +71,13 @@ pub const COMMANDS: &[Entry] = &[
             "--expires",
             "--epoch",
         ],
-        signs: true,
+        group: Some(&SIGNS),
         more: "The newest live release of --from, or the one of --version, becomes a release of --to with the same content.",
         ..app("promote", "the same content in another environment, such as beta -> prod")
     },
     Entry {
         flags: &["--env", "--version", "--percent"],
-        signs: true,
+        group: Some(&SIGNS),
         more: "Devices keep their place in the line: a higher percentage adds devices, a lower one takes the last ones out\n\
                (what they have installed stays).",
         ..app("rollout", "for how many percent of the devices a release is")
@@ -142,15 +122,11 @@ pub const COMMANDS: &[Entry] = &[
     },
 ];
 
-const fn flag(long: &'static str, short: &'static str, value: &'static str, about: &'static str) -> Flag {
-    Flag { long, short, value, about }
-}
-
 pub(super) const FLAGS: &[Flag] = &[
     flag("--app", "-a", "NAME", "the app"),
     flag("--version", "", "VERSION", "its version, for people"),
     flag("--env", "-e", "NAME", "the environment, such as prod or beta"),
-    flag("--attr", "", "NAME", "a device attribute that selects it (may be repeated)"),
+    Flag { many: true, ..flag("--attr", "", "NAME", "a device attribute that selects it (may be repeated)") },
     flag("--rollout", "", "PERCENT", "of the devices it is for (100)"),
     flag("--percent", "", "PERCENT", "of the devices it is for"),
     flag("--must-pass-through", "", "", "later releases ask that a device has passed this one"),
@@ -182,36 +158,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("--help", "-h", "", "print this"),
 ];
 
-impl Entry {
-    /// Whether the flag goes with it.
-    pub(super) fn takes(&self, long: &str) -> bool {
-        self.flags.contains(&long) || ALWAYS.contains(&long) || (self.signs && SIGNS.contains(&long))
-    }
-}
-
-/// The command of that name.
-pub(super) fn find(name: &str) -> Option<&'static Entry> {
-    COMMANDS.iter().find(|entry| entry.name == name)
-}
-
 /// What `COMMAND --help` prints.
 pub(super) fn help_of(entry: &Entry) -> String {
-    let Entry { name, positions, about, more, signs, .. } = entry;
-    let gap = if positions.is_empty() { "" } else { " " };
-    let mut text = format!("depotd {name}: {about}\n\nUsage: depotd {name}{gap}{positions} [flags]\n\n");
-    for flag in FLAGS.iter().filter(|flag| entry.takes(flag.long)) {
-        let short = if flag.short.is_empty() { "   ".to_owned() } else { format!("{},", flag.short) };
-        let _ = writeln!(text, "  {short} {:<24} {}", format!("{} {}", flag.long, flag.value), flag.about);
-    }
-    for more in [*more, if *signs { HOW } else { "" }].iter().filter(|more| !more.is_empty()) {
-        let _ = write!(text, "\n{more}\n");
-    }
-    let _ = write!(text, "\n{EXIT_CODES}");
-    text
-}
-
-/// The flag of that name.
-pub(super) fn flag_of(name: &str) -> Result<&'static Flag, Failure> {
-    let found = FLAGS.iter().find(|flag| flag.long == name || (!flag.short.is_empty() && flag.short == name));
-    found.ok_or_else(|| Failure::usage(format!("there is no flag {name}")))
+    format!("{}\n{EXIT_CODES}", GRAMMAR.help_of(entry))
 }

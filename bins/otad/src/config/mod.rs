@@ -149,18 +149,8 @@ impl Config {
 }
 
 fn check_bounds(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
-    let within = |key: &str, value: u64, min: u64, max: u64| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected an integer from {min} to {max}, found {value}")))
-    };
-    let size = |key: &str, value: Size, min: Size, max: Size| {
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(loaded.problem(key, &format!("expected a size from {min} to {max}, found {value}")))
-    };
+    let within = |key, value, min, max| loaded.within(key, value, min, max);
+    let size = |key, value, min, max| loaded.size_within(key, value, min, max);
     let (p, h, l) = (&loaded.raw.poll, &loaded.raw.health, &loaded.raw.limits);
     let day = 86_400;
     within("poll.interval-s", p.interval_s, 1, 30 * day)?;

@@ -1,37 +1,25 @@
-//! The table of commands and the table of flags, and the help texts made of them.
+//! The table of commands, the table of flags, and the help of the program.
 
 use std::fmt::Write as _;
 
-use crate::output::{EXIT_CODES, Failure};
+use edge::cli::table::{self, Entry, Flag, Grammar, Group, flag};
 
-/// A command.
-pub(super) struct Entry {
-    pub(super) name: &'static str,
-    pub(super) positions: &'static str,
-    pub(super) about: &'static str,
-    pub(super) more: &'static str,
-    pub(super) flags: &'static [&'static str],
-    /// It talks to the device, and takes the flags for that.
-    pub(super) connects: bool,
-    pub(super) min: usize,
-    pub(super) max: usize,
-}
+use crate::output::EXIT_CODES;
 
-/// A flag.
-pub(super) struct Flag {
-    pub(super) long: &'static str,
-    pub(super) short: &'static str,
-    /// What its value is called; empty for a switch.
-    pub(super) value: &'static str,
-    pub(super) about: &'static str,
-}
+const CONNECT: Group = Group { flags: &["--addr", "--port", "--cert-key-dir"], more: "" };
 
-const CONNECT: &[&str] = &["--addr", "--port", "--cert-key-dir"];
-const ALWAYS: &[&str] = &["--config", "--json", "--verbose", "--help", "--version"];
-
+/// A command that talks to the device.
 const fn entry(name: &'static str, positions: &'static str, about: &'static str) -> Entry {
-    Entry { name, positions, about, more: "", flags: &[], connects: true, min: 0, max: 0 }
+    Entry { group: Some(&CONNECT), ..table::entry(name, positions, about) }
 }
+
+/// The whole command line.
+pub(super) const GRAMMAR: Grammar = Grammar {
+    program: "sideload",
+    commands: COMMANDS,
+    flags: FLAGS,
+    always: &["--config", "--json", "--verbose", "--help", "--version"],
+};
 
 pub(super) const COMMANDS: &[Entry] = &[
     Entry {
@@ -86,14 +74,14 @@ pub(super) const COMMANDS: &[Entry] = &[
         more: "Makes sideloading_server.cert.pem, sideloading_server.key.pem, sideloading_client.cert.pem and\n\
                sideloading_client.key.pem in cert-key-dir: the two ends then trust each other and nobody else. With --device and\n\
                existing keys it makes none, and only prints what to copy where.",
-        connects: false,
+        group: None,
         ..entry("keys", "", "make the certificates and keys of device and host")
     },
     Entry {
         flags: &["--addr", "--port", "--src-top", "--app-src-dir", "--force"],
         more: "FOLDER (default: here) holds sideloading_*.pem as install.py made them. Checks that they fit together and have not\n\
                expired, makes keys private, and writes a sideload.toml here.",
-        connects: false,
+        group: None,
         max: 1,
         ..entry("migrate", "[FOLDER]", "adopt a folder of the original sideloading tool's keys")
     },
@@ -103,10 +91,6 @@ pub(super) const COMMANDS: &[Entry] = &[
         ..entry("doctor", "", "find out what is wrong between here and the application")
     },
 ];
-
-const fn flag(long: &'static str, short: &'static str, value: &'static str, about: &'static str) -> Flag {
-    Flag { long, short, value, about }
-}
 
 pub(super) const FLAGS: &[Flag] = &[
     flag("--addr", "", "ADDRESS", "host name or IP address of the device"),
@@ -134,37 +118,6 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("--version", "-V", "", "print the version"),
 ];
 
-impl Entry {
-    /// Whether the flag goes with it.
-    pub(super) fn takes(&self, long: &str) -> bool {
-        self.flags.contains(&long) || ALWAYS.contains(&long) || (self.connects && CONNECT.contains(&long))
-    }
-}
-
-/// The command of that name.
-pub(super) fn find(name: &str) -> Result<&'static Entry, Failure> {
-    COMMANDS.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let near = COMMANDS.iter().find(|e| resembles(e.name, name));
-        let failure = Failure::usage(format!("there is no command {name:?}"));
-        match near {
-            Some(entry) if !name.is_empty() => {
-                failure.fix(format!("did you mean `sideload {}`?", entry.name))
-            }
-            _ => failure,
-        }
-    })
-}
-
-/// Whether `given` was meant to be `name`: its beginning, more than it, or its letters in another order.
-fn resembles(name: &str, given: &str) -> bool {
-    let letters = |text: &str| {
-        let mut letters: Vec<char> = text.chars().collect();
-        letters.sort_unstable();
-        letters
-    };
-    name.starts_with(given) || given.starts_with(name) || letters(name) == letters(given)
-}
-
 /// What `--help` prints.
 pub(super) fn help() -> String {
     let mut text = String::from(
@@ -179,20 +132,5 @@ pub(super) fn help() -> String {
          command. `sideload COMMAND --help` explains a command. --json gives every reply as JSON.\n\n",
     );
     text.push_str(EXIT_CODES);
-    text
-}
-
-/// What `COMMAND --help` prints.
-pub(super) fn help_of(entry: &Entry) -> String {
-    let Entry { name, positions, about, more, .. } = entry;
-    let gap = if positions.is_empty() { "" } else { " " };
-    let mut text = format!("sideload {name}: {about}\n\nUsage: sideload {name} [flags]{gap}{positions}\n\n");
-    for flag in FLAGS.iter().filter(|flag| entry.takes(flag.long)) {
-        let short = if flag.short.is_empty() { "   ".to_owned() } else { format!("{},", flag.short) };
-        let _ = writeln!(text, "  {short} {:<24} {}", format!("{} {}", flag.long, flag.value), flag.about);
-    }
-    if !more.is_empty() {
-        let _ = write!(text, "\n{more}\n");
-    }
     text
 }

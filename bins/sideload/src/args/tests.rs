@@ -1,6 +1,6 @@
 //! The lines people type, and what they are told.
 
-use super::table::COMMANDS;
+use super::table::{COMMANDS, FLAGS};
 use super::*;
 
 fn run(line: &str) -> Args {

@@ -30,7 +30,7 @@ pub fn list(settings: &Settings) -> Result<Reply, Failure> {
     } else {
         table(&files.iter().map(row).collect::<Vec<_>>(), &[1])
     };
-    Ok(Reply::text(shown, answer))
+    Ok(Reply::new(shown, answer))
 }
 
 /// `send-file`

@@ -76,12 +76,12 @@ pub fn run(settings: &Settings, wanted: &Wanted<'_>) -> Result<Reply, Failure> {
         Some(device) => on_the_device(dir, device),
         None => "next: `sideload keys --device USER@HOST` prints how they get onto the device\n".to_owned(),
     });
-    Ok(Reply::text(text, describe(dir, Some(&expires), wanted)))
+    Ok(Reply::new(text, describe(dir, Some(&expires), wanted)))
 }
 
 fn only_where(dir: &Path, wanted: &Wanted<'_>) -> Reply {
     let text = wanted.device.map(|device| on_the_device(dir, device)).unwrap_or_default();
-    Reply::text(text, describe(dir, None, wanted))
+    Reply::new(text, describe(dir, None, wanted))
 }
 
 fn describe(dir: &Path, expires: Option<&str>, wanted: &Wanted<'_>) -> Value {

@@ -79,7 +79,7 @@ pub fn run(overrides: &Overrides, wanted: &Wanted<'_>) -> Result<Reply, Failure>
         "notes": lines,
         "commands": keys::commands(from, "USER@DEVICE"),
     });
-    Ok(Reply::text(text, json))
+    Ok(Reply::new(text, json))
 }
 
 fn check_client(dir: &Path) -> Result<(), Failure> {

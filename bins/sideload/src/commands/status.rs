@@ -14,7 +14,7 @@ pub fn run(settings: &Settings) -> Result<Reply, Failure> {
     let answer = ask(settings, "GET", "/status")?;
     let addr = settings.addr.clone().unwrap_or_default();
     let now = edge::clock::unix_ms();
-    Ok(Reply::text(describe(&answer, &format!("{addr}:{}", settings.port), now), answer))
+    Ok(Reply::new(describe(&answer, &format!("{addr}:{}", settings.port), now), answer))
 }
 
 fn describe(status: &Value, address: &str, now_ms: u64) -> String {

@@ -26,7 +26,7 @@ pub fn run(settings: &Settings, force: bool, restart: bool, as_json: bool) -> Re
         app = Some(client.request(request)?.json()?);
     }
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Reply::text(describe(&report, app.as_ref(), ms), to_json(&report, app.as_ref(), ms)))
+    Ok(Reply::new(describe(&report, app.as_ref(), ms), to_json(&report, app.as_ref(), ms)))
 }
 
 fn describe(report: &Report, app: Option<&Value>, ms: u64) -> String {
