@@ -1,15 +1,17 @@
 //! The catalog in a DynamoDB table that also holds the rows of the original server, as they are.
 //!
-//! The table's partition key is `app` (S), its sort key `env` (S). There are three kinds of rows:
+//! The table's partition key is `app` (S), its sort key `env` (S). There are four kinds of rows:
 //!
 //! ```text
 //! the original's   app scoreboard   env prod                    version url md5 deviceAttr: live, unsigned, epoch 0
 //! a release        app scoreboard   env prod#00000000000000003  and the rest of `Release`; app in lower case
 //! a selector       app scoreboard   env prod~gamer              deviceAttr gamer; one for each attribute, never removed
+//! a content        app ~<SHA-256>   env ~scoreboard~prod#000…3  ofApp, ofEnv: where the release is; never removed
 //! ```
 //!
 //! An index (partition key `deviceAttr`, sort key `env`) finds what an attribute selects; without one the table is
-//! scanned. Selectors are only hints: whether a live release has the attribute is asked of the releases.
+//! scanned. Selectors and contents are only hints: whether a live release has the attribute, or the content, is asked of
+//! the releases.
 //!
 //! Invariants: an epoch is taken by a conditional write; a change is one conditional write of one row. Names and values
 //! are values of the request, never part of an expression.
@@ -17,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use edge::release::Sha256;
 use serde_json::{Map, Value, json};
 
 use super::row::{self, Row};
@@ -139,7 +142,8 @@ impl Dynamo {
         if self.scanned.is_none_or(|at| at.elapsed() > SPELLINGS) {
             let rows = self.all("Scan", json!({ "ProjectionExpression": "app" }))?;
             self.spellings.clear();
-            for name in rows.iter().filter_map(|row| row::text(row, "app")) {
+            let names = rows.iter().filter_map(|row| row::text(row, "app"));
+            for name in names.filter(|name| !name.starts_with('~')) {
                 self.spellings.entry(key(name)).or_default().insert(name.to_owned());
             }
             self.scanned = Some(Instant::now());
@@ -152,15 +156,23 @@ impl Dynamo {
     /// The original's row of the app in the environment, however it spells the app.
     fn original(&mut self, app: &str, env: &str) -> Result<Option<Release>, Error> {
         for app in self.spelled(app)? {
-            let request = json!({
-                "TableName": self.table, "Key": { "app": { "S": app }, "env": { "S": env } },
-            });
-            let answer = self.call("GetItem", &request).map_err(|r| self.failed("read a row", &r))?;
-            if let Some(Value::Object(item)) = answer.get("Item") {
-                return row::release(item);
+            if let Some(release) = self.get(&app, env)? {
+                return Ok(Some(release));
             }
         }
         Ok(None)
+    }
+
+    /// The release with these keys.
+    fn get(&mut self, app: &str, env: &str) -> Result<Option<Release>, Error> {
+        let request = json!({
+            "TableName": self.table, "Key": { "app": { "S": app }, "env": { "S": env } },
+        });
+        let answer = self.call("GetItem", &request).map_err(|r| self.failed("read a row", &r))?;
+        match answer.get("Item") {
+            Some(Value::Object(item)) => row::release(item),
+            _ => Ok(None),
+        }
     }
 
     fn put(&mut self, item: Row, condition: Option<(&str, Value)>) -> Result<bool, Error> {
@@ -250,6 +262,22 @@ impl Catalog for Dynamo {
         Ok(None)
     }
 
+    /// One query, and one read for each release that has the content until one is served.
+    fn content(&mut self, sha256: &Sha256) -> Result<Option<u64>, Error> {
+        for row in self.query(&row::content_key(sha256), "", false)? {
+            let (Some(app), Some(env)) = (row::text(&row, "ofApp"), row::text(&row, "ofEnv")) else {
+                continue;
+            };
+            if let Some(Release { sums: Some(sums), state: State::Live | State::Paused, .. }) =
+                self.get(app, env)?
+                && sums.sha256 == *sha256
+            {
+                return Ok(Some(sums.size));
+            }
+        }
+        Ok(None)
+    }
+
     fn list(&mut self, app: Option<&str>, env: Option<&str>) -> Result<Vec<Release>, Error> {
         let rows = match app {
             None => self.all("Scan", json!({ "ConsistentRead": true }))?,
@@ -272,6 +300,9 @@ impl Catalog for Dynamo {
     fn insert(&mut self, release: &Release) -> Result<(), Error> {
         for attr in &release.attrs {
             self.put(row::select(release, attr), None)?;
+        }
+        if let Some(content) = row::content(release) {
+            self.put(content, None)?;
         }
         let done = self.put(row::item(release), Some(("attribute_not_exists(app)", json!({}))))?;
         let Release { app, env, epoch, .. } = release;
@@ -298,6 +329,11 @@ impl Catalog for Dynamo {
             if now.epoch > 0 && !was.attrs.contains(attr) {
                 self.put(row::select(now, attr), None)?;
             }
+        }
+        if now.sums != was.sums
+            && let Some(content) = row::content(now)
+        {
+            self.put(content, None)?;
         }
         if self.put(row::item(now), Some((&condition, Value::Object(values))))? {
             Ok(())

@@ -212,11 +212,7 @@ pub trait Catalog: Send {
     ///
     /// # Errors
     /// As [`Catalog::live`].
-    fn content(&mut self, sha256: &Sha256) -> Result<Option<u64>, Error> {
-        let all = self.list(None, None)?;
-        let served = all.iter().filter(|r| matches!(r.state, State::Live | State::Paused));
-        Ok(served.filter_map(|r| r.sums).find(|sums| sums.sha256 == *sha256).map(|sums| sums.size))
-    }
+    fn content(&mut self, sha256: &Sha256) -> Result<Option<u64>, Error>;
 
     /// All releases of the app (or of all apps) in the environment (or in all), in order of app and environment, the
     /// highest epoch first.

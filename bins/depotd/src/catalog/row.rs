@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use edge::release::{Md5, Sums, Timestamp};
+use edge::release::{Md5, Sha256, Sums, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::{Error, Release, State, key};
@@ -50,7 +50,7 @@ pub fn attrs(row: &Row, name: &str) -> Vec<String> {
     attrs
 }
 
-/// A release, or a row of the original's; `None`: a selector.
+/// A release, or a row of the original's; `None`: a selector, or a row about a content.
 ///
 /// # Errors
 /// [`Error::Row`] names the row and the attribute.
@@ -164,6 +164,23 @@ pub fn select(release: &Release, attr: &str) -> Row {
     row.insert("env".into(), json!({ "S": selector(&release.env, attr) }));
     row.insert("deviceAttr".into(), json!({ "S": attr }));
     row
+}
+
+/// Under which partition key the rows about a content are. No name begins with `~`.
+pub fn content_key(sha256: &Sha256) -> String {
+    format!("~{sha256}")
+}
+
+/// The row by which a content finds the release: it tells where the release's own row is. `None`: there is no content.
+pub fn content(release: &Release) -> Option<Row> {
+    let (of, sums) = (item(release), release.sums?);
+    let (app, env) = (text(&of, "app")?.to_owned(), text(&of, "env")?.to_owned());
+    let mut row = Row::new();
+    let sort = format!("~{app}~{env}");
+    for (name, value) in [("app", content_key(&sums.sha256)), ("env", sort), ("ofApp", app), ("ofEnv", env)] {
+        row.insert(name.to_owned(), json!({ "S": value }));
+    }
+    Some(row)
 }
 
 #[cfg(test)]

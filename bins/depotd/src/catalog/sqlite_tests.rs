@@ -79,6 +79,20 @@ pub(crate) fn contract(catalog: &mut dyn Catalog) {
     assert_eq!(catalog.apps_with("gamer", "prod").unwrap(), ["modemFW", "Scoreboard"]);
     assert_eq!(catalog.list(None, Some("beta")).unwrap(), [sample("modemFW", "beta", 1, &["gamer"])]);
     assert_eq!(catalog.list(None, None).unwrap().len(), 7);
+    // Content is served as long as a live or a paused release has it.
+    let [shared, again] = [1, 2].map(|epoch| Release { epoch, ..sample("shared", "prod", 1, &[]) });
+    let sums = shared.sums.unwrap();
+    assert_eq!(catalog.content(&sums.sha256).unwrap(), None);
+    catalog.insert(&shared).unwrap();
+    catalog.insert(&again).unwrap();
+    assert_eq!(catalog.content(&sums.sha256).unwrap(), Some(sums.size));
+    catalog.replace(&shared, &Release { state: State::Retired, ..shared.clone() }).unwrap();
+    catalog.replace(&again, &Release { state: State::Paused, ..again.clone() }).unwrap();
+    assert_eq!(catalog.content(&sums.sha256).unwrap(), Some(sums.size));
+    let paused = Release { state: State::Paused, ..again };
+    catalog.replace(&paused, &Release { state: State::Retired, ..paused.clone() }).unwrap();
+    assert_eq!(catalog.content(&sums.sha256).unwrap(), None);
+    assert_eq!(catalog.list(None, None).unwrap().len(), 9);
     // A row without content, as the original has.
     let bare = Release { epoch: 7, sums: None, statement: None, ..sample("bare", "prod", 7, &[]) };
     catalog.insert(&bare).unwrap();

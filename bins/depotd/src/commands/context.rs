@@ -7,23 +7,13 @@ use edge::aws::credentials::Vars;
 use edge::cli::EX_CONFIG;
 use edge::config;
 use edge::release::{PublicKeys, Timestamp};
-use serde::Deserialize;
 
 use super::args::Given;
 use super::output::{EX_NOPERM, Failure};
-use crate::catalog::config::{AwsTable, CatalogConfig, CatalogTable, StoreConfig, StoreTable};
+use crate::catalog::config::{CatalogConfig, StoreConfig};
 use crate::catalog::{Catalog, Release, State};
+use crate::config::Raw;
 use crate::store::BlobStore;
-
-/// What a command needs of the file; the rest is the server's.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct Part {
-    public_keys: Vec<PathBuf>,
-    catalog: CatalogTable,
-    store: StoreTable,
-    aws: AwsTable,
-}
 
 /// What a command works on.
 pub struct Context {
@@ -45,8 +35,9 @@ impl Context {
     pub fn open(given: &Given) -> Result<Self, Failure> {
         let named = given.path("--config");
         let path = named.clone().unwrap_or_else(|| PathBuf::from("/etc/edge/depotd.toml"));
-        let loaded = config::load::<Part>(&path)?;
-        let Part { public_keys, catalog, store, aws } = &loaded.raw;
+        // What is the server's alone is read, so that a misspelled key is found, and not checked: its files need not be here.
+        let loaded = config::load::<Raw>(&path)?;
+        let Raw { public_keys, catalog, store, aws, .. } = &loaded.raw;
         let vars = Vars::from_env();
         let catalog = CatalogConfig::check(&loaded, catalog, aws, &vars)?;
         let store = StoreConfig::check(&loaded, store, aws, &vars)?;

@@ -2,7 +2,7 @@
 //! the program's own errors, times, words for a shell.
 
 pub use edge::cli::output::{Failure, Reply, count, table};
-use edge::cli::{EX_CANTCREAT, EX_IOERR, EX_UNAVAILABLE};
+use edge::cli::{EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_UNAVAILABLE};
 pub use edge::cli::{EX_NOPERM, EX_TEMPFAIL};
 use edge::release::Timestamp;
 
@@ -37,6 +37,7 @@ impl From<store::Error> for Failure {
         let code = match &error {
             store::Error::Service { .. } => EX_UNAVAILABLE,
             store::Error::Torn => EX_TEMPFAIL,
+            store::Error::Large { .. } => EX_DATAERR,
             _ => EX_IOERR,
         };
         Self::new(code, edge::log::chain(&error))

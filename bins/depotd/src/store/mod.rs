@@ -76,6 +76,17 @@ pub enum Error {
     /// The file that was to be put into the store.
     #[error("cannot read the file to publish")]
     Source(#[source] std::io::Error),
+    /// More than the store takes.
+    #[error(
+        "the file to publish has {size}, more than the 5 GiB that one upload to {store} may have: publish it in parts, or \
+         into a store of the kind dir:"
+    )]
+    Large {
+        /// What it has.
+        size: String,
+        /// What the store is.
+        store: String,
+    },
     /// It was changed while it was read.
     #[error("the file to publish was changed while it was read: wait until whatever writes it has ended")]
     Torn,

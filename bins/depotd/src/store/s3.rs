@@ -187,11 +187,12 @@ impl BlobStore for S3 {
     }
 
     fn put(&mut self, source: &mut File) -> Result<Sums, Error> {
-        let sums = hash(source)?;
-        if sums.size > PUT_BYTES_MAX {
-            let why = format!("{} are more than the 5 GiB of one object", edge::text::bytes(sums.size));
-            return Err(Error::Service { store: self.name(), why });
+        // Before anything is read: nobody is to wait minutes for a refusal.
+        let size = source.metadata().map_err(Error::Source)?.len();
+        if size > PUT_BYTES_MAX {
+            return Err(Error::Large { size: edge::text::bytes(size), store: self.name() });
         }
+        let sums = hash(source)?;
         let (key, sha256) = (self.key(&sums.sha256), sums.sha256.to_string());
         let path = self.bucket.path(&key);
         let checksum = STANDARD.encode(sums.sha256.0);

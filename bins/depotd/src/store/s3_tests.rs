@@ -101,3 +101,18 @@ fn moto_keeps_the_contract() {
     }
     assert_eq!(store.list().unwrap().len(), 1006);
 }
+
+#[test]
+fn what_one_upload_cannot_have_is_refused_before_it_is_read() {
+    let scratch = Scratch::new("depot-s3-large");
+    let aws = crate::aws::tests::config();
+    // Nobody listens there.
+    let bucket = Bucket::new("depot", &aws.region, Some("http://127.0.0.1:9"), None).unwrap();
+    let mut store = S3::open(&aws, bucket, String::new()).unwrap();
+    let path = scratch.join("large");
+    File::create(&path).unwrap().set_len(PUT_BYTES_MAX + 1).unwrap();
+    let start = std::time::Instant::now();
+    let refused = store.put(&mut File::open(&path).unwrap()).unwrap_err();
+    assert!(matches!(refused, Error::Large { .. }), "{refused}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(1));
+}
