@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use edge::cli::pico_args::Arguments;
-use edge::cli::{EX_IOERR, EX_UNAVAILABLE, EX_USAGE, Failure};
+use edge::cli::{EX_DATAERR, EX_IOERR, EX_PROTOCOL, EX_TEMPFAIL, EX_UNAVAILABLE, EX_USAGE, Failure};
 use edge::text::bytes;
 use serde_json::{Value, json};
 
@@ -18,12 +18,12 @@ use crate::status::{outcome_json, span};
 
 /// It was rolled back.
 const ROLLED_BACK: u8 = 1;
-/// What is installed is damaged (`EX_DATAERR`).
-const DAMAGED: u8 = 65;
-/// Not now (`EX_TEMPFAIL`).
-const NOT_NOW: u8 = 75;
-/// What the server has is refused (`EX_PROTOCOL`).
-const REFUSED: u8 = 76;
+/// What is installed is damaged.
+const DAMAGED: u8 = EX_DATAERR;
+/// Not now.
+const NOT_NOW: u8 = EX_TEMPFAIL;
+/// What the server has is refused.
+const REFUSED: u8 = EX_PROTOCOL;
 /// Between two looks at the daemon.
 const LOOK: Duration = Duration::from_millis(200);
 
