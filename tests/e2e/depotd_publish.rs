@@ -312,3 +312,23 @@ fn depotd_a_password_protects_a_key() {
     depot.done(&[&publish[..], &["--password-file", "password"]].concat());
     depot.done(&["verify"]);
 }
+
+#[test]
+fn depotd_a_misspelled_key_of_the_server_is_found_by_commands_too() {
+    let scratch = Scratch::new("depot-keys");
+    let depot = Depot::new(&scratch, "d");
+    let good = std::fs::read_to_string(&depot.config).unwrap();
+    // What only the server needs may be elsewhere: it is not looked at.
+    let tls = "[tls]\ncert-file = \"/none/cert.pem\"\nkey-file = \"/none/key.pem\"\n";
+    std::fs::write(&depot.config, format!("{good}{tls}")).unwrap();
+    depot.done(&["list"]);
+    for (wrong, key) in [
+        ("[bundle]\nlevle = 1\n", "levle"),
+        ("[limit]\nidle-ms = 1\n", "limit"),
+        ("[answers]\nthreads = \"two\"\n", "answers.threads"),
+    ] {
+        std::fs::write(&depot.config, format!("{good}{wrong}")).unwrap();
+        let said = depot.fails(78, &["list"]);
+        assert!(said.contains(key) && said.contains("depotd.toml:"), "{said}");
+    }
+}

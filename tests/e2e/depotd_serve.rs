@@ -132,9 +132,12 @@ fn the_requests_of_the_reference_give_what_it_shows() {
     let want =
         ["modemFW_1.0", "os_armv8_1.1.0", "scoreboard_1.0.0", "videoStreamer_0.0.1", "package_details.json"];
     assert_eq!(names(&all), want);
-    let metadata = depot.get("/package?cpuArch=armv8&os=beta&payloadType=metadataOnly", &[]);
-    assert_eq!((metadata.status, metadata.header("content-type")), (200, Some("application/json")));
-    assert_eq!(metadata.json()["os_armv8"]["status_code"], 200);
+    for (path, apps) in [(OS, 1), (&format!("{OS}&os=beta"), 1), (&format!("{OS}&attrGamer=prod"), 3)] {
+        let metadata = depot.get(&format!("{path}&payloadType=metadataOnly"), &[]);
+        assert_eq!((metadata.status, metadata.header("content-type")), (200, Some("application/json")));
+        assert_eq!(metadata.json().as_object().unwrap().len(), apps, "{path}");
+        assert_eq!(metadata.json()["os_armv8"]["status_code"], 200);
+    }
 
     // What the device has is left out.
     let details = depot.details("cpuArch=armv8&attrGamer=prod&attrCellular=prod");
@@ -145,6 +148,24 @@ fn the_requests_of_the_reference_give_what_it_shows() {
     let status = |app: &str| told[app]["status_code"].as_u64().unwrap();
     assert_eq!([status("os_armv8"), status("scoreboard"), status("modemFW")], [304, 200, 200]);
     assert_eq!(told["videoStreamer"]["latestVersion"], "0.0.1");
+    // The JSON of the reference, entry by entry; what is new in it stands beside.
+    let shown = depot.etags(&format!("{ALL}&payloadType=metadataOnly"), &md5(&details, "os_armv8"));
+    assert_eq!((shown.status, shown.header("cache-control")), (200, Some("max-age=100")));
+    assert_eq!(shown.json(), told, "the details alone are those of the bundle");
+    for (app, version, code) in [
+        ("os_armv8", "1.1.0", 304),
+        ("scoreboard", "1.0.0", 200),
+        ("videoStreamer", "0.0.1", 200),
+        ("modemFW", "1.0", 200),
+    ] {
+        let entry = &shown.json()[app];
+        assert_eq!(
+            (entry["latestVersion"].as_str(), entry["status_code"].as_u64()),
+            (Some(version), Some(code))
+        );
+        assert!(entry["url"].as_str().is_some_and(|url| !url.is_empty()), "{entry}");
+    }
+    assert_eq!(shown.json().as_object().unwrap().len(), 4);
     let apps = ["os_armv8", "scoreboard", "videoStreamer", "modemFW"];
     let sums: Vec<String> = apps.iter().map(|app| md5(&details, app)).collect();
     for path in [ALL.to_owned(), format!("{ALL}&payloadType=metadataOnly")] {

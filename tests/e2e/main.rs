@@ -4,8 +4,10 @@
 mod config;
 mod depotd_aws;
 mod depotd_crash;
+mod depotd_forms;
 mod depotd_publish;
 mod depotd_serve;
+mod depotd_tls;
 mod disk;
 mod garbage;
 mod install;

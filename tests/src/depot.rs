@@ -37,9 +37,16 @@ impl Depot {
         Depot { root, config: path }
     }
 
-    /// Its server, ready, on a free port of loopback, and its base address; `tables` go into its configuration. Its cache is
-    /// in a folder of the name.
+    /// [`Depot::server`], ready.
     pub fn serve(&self, scratch: &Scratch, name: &str, tables: &str) -> (Daemon, String) {
+        let (mut daemon, base) = self.server(scratch, name, tables);
+        daemon.start_ready();
+        (daemon, base)
+    }
+
+    /// Its server, not started, for a free port of loopback, and its base address; `tables` go into its configuration. Its cache is
+    /// in a folder of the name.
+    pub fn server(&self, scratch: &Scratch, name: &str, tables: &str) -> (Daemon, String) {
         let (port, own) = (net::free_port(), std::fs::read_to_string(&self.config).unwrap());
         // The server has no use for the keys, which stand beside the other file.
         let own: String =
@@ -48,8 +55,7 @@ impl Depot {
             "listen = \"127.0.0.1:{port}\"\nctl-socket = \"{{dir}}/ctl.sock\"\n{own}\n{tables}\n\
              [bundle]\ndir = \"{{dir}}/cache\"\n"
         );
-        let mut daemon = Daemon::new(scratch, "depotd", name, &toml);
-        daemon.start_ready();
+        let daemon = Daemon::new(scratch, "depotd", name, &toml);
         (daemon, format!("http://127.0.0.1:{port}"))
     }
 

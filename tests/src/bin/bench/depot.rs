@@ -6,6 +6,7 @@
 //! request which release it means. DEPOT_S sets the seconds of a round (5).
 
 mod catalog;
+mod costs;
 mod load;
 mod nginx;
 
@@ -91,6 +92,8 @@ fn serve(verdicts: &mut Vec<Verdict>) {
         }
     }
     println!("{}", table.text());
+    let everything = cases[0].tags[0].as_deref().unwrap_or("*");
+    costs::run(&scratch, &base, ALL.trim_end_matches("&payloadType=metadataOnly"), everything);
 }
 
 /// Fetches from depotd what nginx is to serve, and makes sure that both then answer alike.
@@ -102,18 +105,9 @@ fn cases(scratch: &Scratch, nginx: &Nginx, base: &str) -> Vec<Case> {
         nginx.put(file, &bytes);
         assert!(fetch(scratch, &format!("{}/{file}", nginx.base)) == bytes, "nginx serves {file}");
     }
-    println!("sizes over HTTP/1.1, as curl counts them:");
     let sums: Vec<&str> =
         details.as_object().unwrap().values().filter_map(|app| app["md5"].as_str()).collect();
     let have = sums.join(",");
-    for (what, path, tags) in [
-        ("everything there (304)", ALL, Some(&have)),
-        ("metadata", ALL, None),
-        ("one file of 10 MB", OS, None),
-    ] {
-        println!("  {what}: {}", sizes(&format!("{base}{path}"), tags));
-    }
-    println!();
     let tag = header(&format!("{}/details.json", nginx.base), "etag");
     let case = |name, ours: &str, theirs: &str, requests, target| Case {
         name,
@@ -135,15 +129,6 @@ fn fetch(scratch: &Scratch, url: &str) -> Vec<u8> {
     let into = scratch.join("fetched");
     env::run(Command::new("curl").args(["-fsS", "-o"]).arg(&into).arg(url));
     std::fs::read(into).unwrap()
-}
-
-fn sizes(url: &str, tags: Option<&String>) -> String {
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}, header %{size_header}, body %{size_download}"]);
-    if let Some(tags) = tags {
-        curl.arg("-H").arg(format!("If-None-Match: {tags}"));
-    }
-    env::run(curl.arg(url))
 }
 
 fn header(url: &str, name: &str) -> String {
