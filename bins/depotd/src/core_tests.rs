@@ -20,6 +20,10 @@ impl Catalog for List {
     fn version(&mut self) -> Result<Option<u64>, Error> {
         Ok(Some(1))
     }
+    fn content(&mut self, sha256: &edge::release::Sha256) -> Result<Option<u64>, Error> {
+        let all = self.0.iter().filter_map(|r| r.sums);
+        Ok(all.filter(|sums| sums.sha256 == *sha256).map(|sums| sums.size).next())
+    }
     fn list(&mut self, _: Option<&str>, _: Option<&str>) -> Result<Vec<Release>, Error> {
         Ok(self.0.clone())
     }
