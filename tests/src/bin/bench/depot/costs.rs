@@ -37,7 +37,7 @@ pub fn run(scratch: &Scratch, base: &str, all: &str, tags: &str) {
             status,
             thousands(header),
             thousands(body),
-            if gigabytes < 100.0 { format!("{gigabytes:.2}") } else { thousands(gigabytes as u64) },
+            if gigabytes < 100.0 { format!("{gigabytes:.2}") } else { thousands(gigabytes.round() as u64) },
             format!("${MILLION_REQUESTS:.2}"),
             format!("${transfer:.2}"),
             format!("${:.2}", MILLION_REQUESTS + transfer),
