@@ -5,6 +5,7 @@ use std::time::Duration;
 use e2e::broker::Broker;
 use e2e::config::{End, Mqfwd, S3put};
 use e2e::daemon::Daemon;
+use e2e::depot::Depot;
 use e2e::env;
 use e2e::scratch::Scratch;
 use e2e::table::Table;
@@ -26,6 +27,8 @@ pub fn run(verdicts: &mut Vec<Verdict>) {
             &S3put::to_dir(End::Broker(broker.port), &scratch.dir("out")).toml(),
         ),
     ];
+    let depot = Depot::new(&scratch, "depot");
+    daemons.push(depot.server(&scratch, "depotd", "").0);
     match faced_still(broker.port) {
         Some(toml) => daemons.push(Daemon::new(&scratch, "faced", "faced", &toml)),
         None => println!("skipped: idle faced: the photograph can't be fetched"),
