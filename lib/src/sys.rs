@@ -107,3 +107,64 @@ pub fn local_offset_s(unix_s: i64) -> i64 {
     let offset = parts.tm_gmtoff as i64;
     offset
 }
+
+/// A read-only mapping of a file's first bytes that other processes may write meanwhile; unmapped when dropped.
+///
+/// For memory that a foreign library reads in place. [`SharedMap::bytes`] is what it is given.
+#[derive(Debug)]
+pub struct SharedMap {
+    start: std::ptr::NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is read-only here, belongs to no thread, and is unmapped once, by its only owner.
+unsafe impl Send for SharedMap {}
+// SAFETY: as above; nothing in it changes through a shared reference.
+unsafe impl Sync for SharedMap {}
+
+impl SharedMap {
+    /// Maps the first `len` bytes of `fd`, a memory file whose seals forbid that it shrinks (`F_SEAL_SHRINK`): a
+    /// mapping that could lose its pages would end this process with SIGBUS.
+    ///
+    /// # Errors
+    /// `EINVAL` without that seal, for a file shorter than `len`, or for `len` 0; else what `mmap(2)` says.
+    pub fn new(fd: &OwnedFd, len: usize) -> io::Result<SharedMap> {
+        let seals = rustix::fs::fcntl_get_seals(fd)?;
+        let size = rustix::fs::fstat(fd)?.st_size;
+        let long_enough = usize::try_from(size).is_ok_and(|size| size >= len);
+        if !seals.contains(rustix::fs::SealFlags::SHRINK) || !long_enough || len == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let raw = std::os::fd::AsRawFd::as_raw_fd(fd);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, raw, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        match std::ptr::NonNull::new(at.cast()) {
+            Some(start) => Ok(SharedMap { start, len }),
+            None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
+    /// `len` bytes from `at`; `None` when they do not lie inside.
+    ///
+    /// Another process may write them at any time. Hand them on to code that takes bytes as they come, such as a
+    /// picture's pixels; never parse them in place, never decide anything twice from them.
+    pub fn bytes(&self, at: usize, len: usize) -> Option<&[u8]> {
+        if at.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: the range lies inside the mapping, which lives as long as `self` and whose file cannot shrink (seals
+        // are never taken back). A writer elsewhere makes the values arbitrary, and every value is a valid byte; the
+        // users of this function hand the slice to C code and read nothing through it.
+        Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(at), len) })
+    }
+}
+
+impl Drop for SharedMap {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
+        let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
