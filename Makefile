@@ -2,7 +2,7 @@
 
 PREFIX  ?= /usr
 DESTDIR ?=
-BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd
+BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd spyglassd
 CARGO   ?= cargo
 # What `make demo` uses; see `tests/src/bin/demo.rs`.
 STORE   ?= dir
@@ -17,7 +17,7 @@ UNITS    = $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: help deps build demo demo-ota test check bench fuzz models install uninstall
+.PHONY: help deps build demo demo-ota demo-spyglass test check bench fuzz models install uninstall
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,11 @@ demo: ## the whole face pipeline on this machine, with a table and a page at the
 	@if [ "$(STORE)" = s3 ]; then CI=1 etc/tools.sh s3s; fi
 	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins
 	@STORE='$(STORE)' SOURCE='$(SOURCE)' BROKER='$(BROKER)' EDGE_BIN_DIR=target/release exec target/release/demo
+
+demo-spyglass: ## a moving test pattern, with its RTSP address
+	@BINS=spyglassd etc/deps.sh build demo
+	$(CARGO) build --release -p spyglassd --bin spyglassd --example produce
+	@EDGE_BIN_DIR=target/release exec tests/demo-spyglass.sh
 
 demo-ota: ## an update: published, polled, switched to; then a broken one, rolled back by itself
 	@BINS="otad depotd" etc/deps.sh build
@@ -63,7 +68,7 @@ bench: ## a table of measurements beside those of other tools, taken in the same
 	@etc/deps.sh build test bench
 	@CI=1 etc/tools.sh s3s
 	@etc/tools.sh watchexec
-	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p e2e --bins --examples
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p spyglassd -p e2e --bins --examples
 	@EDGE_BIN_DIR=target/release exec target/release/bench
 
 fuzz: ## every fuzz target for FUZZ_S seconds (20)

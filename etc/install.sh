@@ -5,7 +5,7 @@
 #
 #   DESTDIR=     staging folder put before every path (then systemd is left alone)
 #   PREFIX=/usr  binaries in PREFIX/bin, units in PREFIX/lib/systemd/system
-#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload otad depotd"
+#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload otad depotd spyglassd"
 #   BUILT=       folder with the built binaries: target/release
 #   PURGE=1      uninstall also removes edited configuration
 #
@@ -14,7 +14,7 @@
 # installed file with its sha256, which is how "edited" is told from "old".
 set -eu
 cd "$(dirname "$0")/.."
-DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload otad depotd}; BUILT=${BUILT:-target/release}
+DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload otad depotd spyglassd}; BUILT=${BUILT:-target/release}
 CONF=/etc/edge
 SHARE=$PREFIX/share/edge
 MANIFEST=$DESTDIR$SHARE/manifest
@@ -80,6 +80,12 @@ do_install() {
         done
         [ ! -f "systemd/tmpfiles.d/$b.conf" ] ||
             put 644 "systemd/tmpfiles.d/$b.conf" "$PREFIX/lib/tmpfiles.d/edge-$b.conf"
+        # What an application imports: where Python looks, and where a person finds it who copies it into a container.
+        for module in bins/"$b"/python/*.py; do
+            [ -f "$module" ] || continue
+            put 644 "$module" "$PREFIX/lib/python3/dist-packages/$(basename "$module")"
+            put 644 "$module" "$SHARE/python/$(basename "$module")"
+        done
     done
     conffile etc/device.toml "$CONF/device.toml"
     for target in systemd/*.target; do

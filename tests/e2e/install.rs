@@ -7,7 +7,7 @@ use e2e::env::{self, root};
 use e2e::scratch::{self, Scratch};
 use e2e::{need, skip};
 
-const DAEMONS: [&str; 6] = ["faced", "mqfwd", "s3put", "sideloadd", "otad", "depotd"];
+const DAEMONS: [&str; 7] = ["faced", "mqfwd", "s3put", "sideloadd", "otad", "depotd", "spyglassd"];
 
 fn install(action: &str, dest: &Path, more: &[(&str, &str)]) -> String {
     let built =
@@ -58,6 +58,8 @@ fn installs_all_of_it_and_takes_it_away_again() {
             &format!("{prefix}/lib/tmpfiles.d/edge-otad.conf"),
             &format!("{prefix}/lib/sysusers.d/edge.conf"),
             &format!("{prefix}/bin/nx_launcher.sh"),
+            &format!("{prefix}/lib/python3/dist-packages/edge_spyglass.py"),
+            &format!("{prefix}/share/edge/python/edge_spyglass.py"),
         ] {
             assert!(there.iter().any(|p| p == path), "{path} is missing in {there:?}");
         }

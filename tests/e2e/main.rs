@@ -28,4 +28,6 @@ mod sideload_contract;
 mod sideload_dev;
 mod sideload_sync;
 mod sideload_together;
+mod spyglass_frames;
+mod spyglass_rtsp;
 mod store;

@@ -26,5 +26,6 @@ pub mod publisher;
 pub mod scratch;
 pub mod shim;
 pub mod sideload;
+pub mod spyglass;
 pub mod subscriber;
 pub mod table;

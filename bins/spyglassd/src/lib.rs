@@ -1,8 +1,22 @@
 //! `spyglassd`: takes an application's output frames, encodes them once, and hands the same encoded units to every output.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod core;
 pub mod frames;
 pub mod h264;
+pub mod mail;
 pub mod mkv;
+pub mod outputs;
 pub mod pipeline;
+#[cfg(feature = "rtsp")]
+pub mod rtsp;
+pub mod sources;
+pub mod status;
+pub mod stream;
 pub mod unit;
+
+mod daemon;
+mod program;
+
+pub use program::Spyglassd;

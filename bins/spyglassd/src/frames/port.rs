@@ -254,7 +254,7 @@ impl Port {
             // One byte more than any message, so that a longer packet is seen to be longer.
             let mut packet = [0u8; BYTES_MAX + 1];
             let heard = match net::recv(&client.socket, &mut packet[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => Err("it hung up".to_owned()),
+                Ok((0, _)) | Err(Errno::CONNRESET) => Err("it hung up".to_owned()),
                 Ok((len, _)) => client.hear(&self.config, token, &packet[..len]),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => continue,

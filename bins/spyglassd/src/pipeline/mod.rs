@@ -50,7 +50,7 @@ pub fn init() -> Result<(), PipelineError> {
 }
 
 /// Parses a pipeline.
-fn parse(text: &str) -> Result<gst::Pipeline, PipelineError> {
+pub(crate) fn parse(text: &str) -> Result<gst::Pipeline, PipelineError> {
     init()?;
     let failed = |why: String, hint| PipelineError::Build { text: text.to_owned(), why, hint };
     let parsed = gst::parse::launch_full(text, None, gst::ParseFlags::FATAL_ERRORS).map_err(|error| {
@@ -66,13 +66,13 @@ fn parse(text: &str) -> Result<gst::Pipeline, PipelineError> {
 }
 
 /// The element of that name in a pipeline of ours, as what it is.
-fn part<T: IsA<gst::Element>>(pipeline: &gst::Pipeline, name: &str) -> Result<T, PipelineError> {
+pub(crate) fn part<T: IsA<gst::Element>>(pipeline: &gst::Pipeline, name: &str) -> Result<T, PipelineError> {
     let element = pipeline.by_name(name).and_then(|e| e.dynamic_cast::<T>().ok());
     element.ok_or_else(|| PipelineError::Start(format!("it has no element {name} of the right kind")))
 }
 
 /// Calls `told` with the reason when the pipeline fails, or with `None` at its end, on the thread where that happens.
-fn watch(pipeline: &gst::Pipeline, told: impl Fn(Option<String>) + Send + Sync + 'static) {
+pub(crate) fn watch(pipeline: &gst::Pipeline, told: impl Fn(Option<String>) + Send + Sync + 'static) {
     let Some(bus) = pipeline.bus() else { return };
     bus.set_sync_handler(move |_, message| {
         match message.view() {
@@ -98,13 +98,13 @@ fn reason(error: &gst::message::Error) -> String {
 }
 
 /// Starts it, or says why not.
-fn start(pipeline: &gst::Pipeline) -> Result<(), PipelineError> {
+pub(crate) fn start(pipeline: &gst::Pipeline) -> Result<(), PipelineError> {
     let failed = |_| PipelineError::Start("its state can't be changed (see the lines before)".to_owned());
     pipeline.set_state(gst::State::Playing).map(|_| ()).map_err(failed)
 }
 
 /// Ends it and waits for its threads.
-fn stop(pipeline: &gst::Pipeline) {
+pub(crate) fn stop(pipeline: &gst::Pipeline) {
     if let Some(bus) = pipeline.bus() {
         bus.unset_sync_handler();
     }

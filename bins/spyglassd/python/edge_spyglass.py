@@ -1,0 +1,344 @@
+"""Show what your application sees: hand its frames to spyglassd, the daemon that re-streams them.
+
+    from edge_spyglass import SpyGlass
+
+    spyglass = SpyGlass("my-app")
+    spyglass.start_streaming()
+    while True:
+        ...
+        spyglass.put(frame)        # a numpy array (height, width, 3), BGR as OpenCV has it; or bytes, see put()
+    spyglass.stop_streaming()
+
+Nothing in here waits for a viewer: put() copies the frame into memory that it shares with the daemon and sends one small
+message; without a daemon, or without a free slot, the frame is dropped and counted. Once after start_streaming(), so
+that the first frame is not lost, the daemon's answer is waited for, a tenth of a second at most; never again. The daemon
+may start later, stop and come back. Standard library only; numpy is used for the copy when the frame is a numpy array.
+Python 3.6 and later, Linux. The protocol is described in spyglassd's README.
+"""
+
+import array
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+
+__all__ = ["SpyGlass", "SpyGlassError", "State"]
+__version__ = "0.1.0"
+
+DEFAULT_SOCKET = "/run/edge/spyglassd/frames.sock"
+
+_FORMATS = {"BGR": (1, 3), "RGB": (2, 3), "BGRA": (3, 4), "GRAY8": (4, 1), "NV12": (5, 0), "I420": (6, 0)}
+_HEADER = struct.Struct("<4sHH")
+_HELLO = struct.Struct("<4sHH8I64s")
+_RING = struct.Struct("<4sHHIIQQ")
+_FRAME = struct.Struct("<4sHHIIIIQQ")
+_RELEASE = struct.Struct("<4sHHII")
+_MAGIC = b"SPY1"
+_ASK_AGAIN_S = 1.0
+_FIRST_ANSWER_S = 0.1
+
+
+class SpyGlassError(RuntimeError):
+    """A mistake in how the class is used. Trouble with the daemon is never an exception: see SpyGlass.error."""
+
+
+class State(object):
+    """What SpyGlass.state says."""
+
+    STOPPED = "STOPPED"      # start_streaming() was not called
+    STARTING = "STARTING"    # started; the daemon has not answered yet
+    STREAMING = "STREAMING"  # frames are handed over
+    ERROR = "ERROR"          # the daemon is not there or refused (SpyGlass.error says why); tried again each second
+
+
+class SpyGlass(object):
+    """One stream of frames to spyglassd."""
+
+    def __init__(self, name="app", socket_path=None, pixel_format="BGR", slots=0):
+        """name: the stream's, 1 to 64 letters, digits, '-', '_', '.'. socket_path: where the daemon listens
+        (default: $EDGE_SPYGLASS_SOCKET, else /run/edge/spyglassd/frames.sock). pixel_format: BGR, RGB, BGRA, GRAY8,
+        NV12 or I420. slots: frames that may be on their way at once, 0 = the daemon's choice."""
+        if pixel_format not in _FORMATS:
+            raise SpyGlassError("pixel_format %r: expected one of %s" % (pixel_format, ", ".join(sorted(_FORMATS))))
+        encoded = name.encode("ascii", "replace")
+        if not 1 <= len(encoded) <= 64 or not all(chr(c).isalnum() or c in b"-_." for c in encoded):
+            raise SpyGlassError("name %r: expected 1 to 64 letters, digits, '-', '_' or '.'" % (name,))
+        self.name = name
+        self.pixel_format = pixel_format
+        self.error = ""       #: why frames are not handed over
+        self.sent = 0         #: frames handed over since start_streaming()
+        self.dropped = 0      #: frames dropped since start_streaming(), by whatever cause
+        self._path = socket_path or os.environ.get("EDGE_SPYGLASS_SOCKET") or DEFAULT_SOCKET
+        self._wanted_slots = slots
+        self._running = False
+        self._fps = (0, 1)
+        self._size = None      # the size said in HELLO
+        self._socket = None
+        self._memory = None
+        self._slot_bytes = 0
+        self._free = []
+        self._answered = False
+        self._no_slot = 0      # of this connection
+        self._ask_at = 0.0
+        self._first = False    # the daemon's first answer is still to be waited for
+        self._pid = os.getpid()
+
+    # The life cycle.
+
+    def start_streaming(self, fps=0, width=0, height=0):
+        """Begins. All may be left at 0: then the first frame says its size, and the daemon finds out the rate on the
+        way. Otherwise the daemon is told at once and has its memory ready for the first frame."""
+        if self._running:
+            raise SpyGlassError("start_streaming() was called already; call stop_streaming() first")
+        if fps < 0 or fps > 1000 or (width > 0) != (height > 0):
+            raise SpyGlassError("expected fps from 0 to 1000, and width and height together or neither")
+        self._fps = (int(round(fps * 1000)), 1000) if fps else (0, 1)
+        self._size = (int(width), int(height)) if width else None
+        self._running = True
+        self.sent = self.dropped = 0
+        self.error = ""
+        self._ask_at = 0.0
+        self._first = True
+        if self._size:
+            self._connect(time.monotonic())
+            self._await_first()
+
+    def stop_streaming(self):
+        """Ends. Frames on their way still arrive. start_streaming() begins anew."""
+        self._hang_up("")
+        self._running = False
+        self._size = None
+
+    def __enter__(self):
+        if not self._running:
+            self.start_streaming()
+        return self
+
+    def __exit__(self, *_):
+        self.stop_streaming()
+
+    @property
+    def state(self):
+        """One of State."""
+        if not self._running:
+            return State.STOPPED
+        if self._answered:
+            return State.STREAMING
+        return State.ERROR if self.error else State.STARTING
+
+    # Frames.
+
+    def put(self, frame, width=0, height=0, timestamp=None):
+        """Hands a frame over; False when it was dropped.
+
+        frame: a numpy array of uint8, (height, width, channels) or (height, width), its rows may be padded; or any
+        bytes-like object with packed rows, then with width and height. timestamp: seconds on any clock that never
+        goes back; the default is now."""
+        if not self._running:
+            raise SpyGlassError("put() before start_streaming()")
+        if self._pid != os.getpid():
+            # After a fork the connection is the parent's.
+            self._forget()
+            self._pid = os.getpid()
+        pixels, width, height = self._geometry(frame, width, height)
+        size = _packed(self.pixel_format, width, height)
+        slot = self._slot(width, height, size)
+        if slot is None:
+            self.dropped += 1
+            return False
+        start = slot * self._slot_bytes
+        try:
+            self._copy(pixels, frame, start, size)
+        except BaseException:
+            self._free.append(slot)
+            raise
+        ns = int((time.monotonic() if timestamp is None else timestamp) * 1e9)
+        packet = _FRAME.pack(_MAGIC, 3, _FRAME.size, slot, width, height, 0, ns, self._no_slot)
+        try:
+            self._socket.send(packet)
+        except (BlockingIOError, InterruptedError):
+            self._free.append(slot)
+            self.dropped += 1
+            return False
+        except OSError as error:
+            self._hang_up("the daemon is gone (%s)" % error.strerror)
+            self.dropped += 1
+            return False
+        self.sent += 1
+        return True
+
+    def _geometry(self, frame, width, height):
+        """The frame as something to copy from, and its size in pixels."""
+        shape = getattr(frame, "shape", None)
+        channels = _FORMATS[self.pixel_format][1]
+        if shape is None or not hasattr(frame, "__array_interface__"):
+            if width <= 0 or height <= 0:
+                raise SpyGlassError("a frame of bytes needs its width and height")
+            view = memoryview(frame).cast("B")
+            if len(view) != _packed(self.pixel_format, width, height):
+                raise SpyGlassError(
+                    "%d bytes: %s of %dx%d has %d"
+                    % (len(view), self.pixel_format, width, height, _packed(self.pixel_format, width, height)))
+            return view, width, height
+        if str(frame.dtype) != "uint8":
+            raise SpyGlassError("a frame of %s: expected uint8" % frame.dtype)
+        if channels == 0:
+            # OpenCV's planar pictures have one and a half times the rows.
+            if len(shape) != 2 or shape[0] % 3 or shape[1] % 2:
+                raise SpyGlassError("shape %r: expected (height * 3 / 2, width), both even, for %s"
+                                    % (shape, self.pixel_format))
+            return None, shape[1], shape[0] * 2 // 3
+        if tuple(shape[2:]) != ((channels,) if channels > 1 else tuple(shape[2:3])) or len(shape) not in (2, 3):
+            raise SpyGlassError("shape %r: expected (height, width%s) for %s"
+                                % (shape, ", %d" % channels if channels > 1 else "", self.pixel_format))
+        if channels == 1 and len(shape) == 3 and shape[2] != 1:
+            raise SpyGlassError("shape %r: expected one channel for %s" % (shape, self.pixel_format))
+        return None, shape[1], shape[0]
+
+    def _copy(self, pixels, frame, start, size):
+        if pixels is None and frame.flags["C_CONTIGUOUS"]:
+            pixels = memoryview(frame).cast("B")
+        if pixels is not None:
+            with memoryview(self._memory) as memory, memory[start:start + size] as slot:
+                slot[:] = pixels
+        else:
+            import numpy
+            slot = numpy.frombuffer(self._memory, numpy.uint8, size, start)
+            numpy.copyto(slot.reshape(frame.shape), frame)
+
+    # The connection.
+
+    def _slot(self, width, height, size):
+        """A free slot that holds size bytes, or None."""
+        if self._socket is None:
+            self._size = (width, height)
+            self._connect(time.monotonic())
+        self._await_first()
+        self._listen()
+        if not self._answered:
+            return None
+        if size > self._slot_bytes:
+            self._size = (width, height)
+            self._hello()
+            self._listen()
+            if not self._answered or size > self._slot_bytes:
+                return None
+        if not self._free:
+            self._no_slot += 1
+            return None
+        return self._free.pop()
+
+    def _await_first(self):
+        if self._first and self._socket is not None and not self._answered:
+            select.select([self._socket], [], [], _FIRST_ANSWER_S)
+            self._listen()
+        self._first = False
+
+    def _connect(self, now):
+        if now < self._ask_at:
+            return
+        self._ask_at = now + _ASK_AGAIN_S
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            link.setblocking(False)
+            link.connect(self._path)
+        except OSError as error:
+            link.close()
+            hint = ""
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+                hint = "; is spyglassd running?"
+            elif error.errno == errno.EACCES:
+                hint = "; this user must be in the group of the socket (edge)"
+            self.error = "cannot connect to %s: %s%s" % (self._path, error.strerror, hint)
+            return
+        self._socket = link
+        self._no_slot = 0
+        self._hello()
+
+    def _hello(self):
+        self._drop_memory()
+        width, height = self._size
+        packet = _HELLO.pack(
+            _MAGIC, 1, _HELLO.size, width, height, 0, _FORMATS[self.pixel_format][0],
+            self._fps[0], self._fps[1], self._wanted_slots, 0, self.name.encode("ascii"))
+        try:
+            self._socket.send(packet)
+        except OSError as error:
+            self._hang_up("the daemon is gone (%s)" % error.strerror)
+
+    def _listen(self):
+        """Reads what the daemon has said."""
+        while self._socket is not None:
+            try:
+                packet, extra, _, _ = self._socket.recvmsg(
+                    512, socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                return self._hang_up("the daemon is gone (%s)" % error.strerror)
+            descriptors = array.array("i")
+            for level, kind, data in extra:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    descriptors.frombytes(data[:len(data) - len(data) % descriptors.itemsize])
+            try:
+                self._heard(packet, descriptors)
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def _heard(self, packet, descriptors):
+        if not packet:
+            return self._hang_up(self.error or "the daemon hung up")
+        kind = _HEADER.unpack_from(packet)[1] if len(packet) >= _HEADER.size else 0
+        if kind == 4 and len(packet) == _RELEASE.size:
+            self._free.append(_RELEASE.unpack(packet)[3])
+        elif kind == 2 and len(packet) == _RING.size and descriptors:
+            slots, slot_bytes = _RING.unpack(packet)[3], _RING.unpack(packet)[5]
+            self._drop_memory()
+            self._memory = mmap.mmap(descriptors[0], slots * slot_bytes)
+            self._slot_bytes = slot_bytes
+            self._free = list(range(slots))
+            self._answered = True
+            self.error = ""
+        elif kind == 5:
+            self._hang_up(packet[_HEADER.size:].rstrip(b"\0").decode("utf-8", "replace"))
+        else:
+            self._hang_up("the daemon speaks another protocol than SPY1")
+
+    def _drop_memory(self):
+        self._answered = False
+        self._free = []
+        self._slot_bytes = 0
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            try:
+                memory.close()
+            except BufferError:
+                pass  # A view of it is still alive; it goes with the last one.
+
+    def _hang_up(self, why):
+        self._drop_memory()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._ask_at = time.monotonic() + _ASK_AGAIN_S
+        self.error = why
+
+    def _forget(self):
+        self._hang_up("")
+        self._ask_at = 0.0
+
+
+def _packed(pixel_format, width, height):
+    """Bytes of a frame with packed rows."""
+    channels = _FORMATS[pixel_format][1]
+    if channels:
+        return width * height * channels
+    rows = (height + 1) // 2
+    if pixel_format == "NV12":
+        row = width + width % 2
+        return row * height + row * rows
+    return width * height + 2 * ((width + 1) // 2) * rows

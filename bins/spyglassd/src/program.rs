@@ -1,0 +1,104 @@
+//! The program: `--check`, start-up, reload.
+//!
+//! Owns: the order in which things begin. Never: runs the loop (see `daemon`).
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+
+use edge::cli::{self, Failure, Program};
+use edge::notify::Notifier;
+use edge::signal::Signals;
+
+use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::sources::{self, SourceSpec};
+
+/// The program.
+#[derive(Debug)]
+pub struct Spyglassd;
+
+impl cli::Daemon for Spyglassd {
+    type Config = Config;
+    const PROGRAM: Program = Program {
+        name: "spyglassd",
+        about: "re-streams what an application sees: RTSP, Kinesis Video Streams, a browser page",
+        version: env!("CARGO_PKG_VERSION"),
+        more_help: "Environment: GST_REGISTRY (where GStreamer keeps what it knows of its plug-ins; default in cache-dir).",
+    };
+
+    fn load(path: &Path) -> Result<Config, Failure> {
+        Ok(Config::load(path)?)
+    }
+
+    fn print(config: &Config) -> String {
+        edge::config::to_toml(&config.raw)
+    }
+
+    fn check(config: &Config) -> Result<Vec<String>, Failure> {
+        keep_gst_registry(config);
+        check(config)
+    }
+
+    fn run(config: Config, path: &Path) -> Result<(), Failure> {
+        keep_gst_registry(&config);
+        let mut signals = Signals::new().map_err(Failure::os)?;
+        let mut notifier = Notifier::from_env();
+        let mut config = config;
+        loop {
+            let daemon = Daemon::open(config, &mut signals, &mut notifier)?;
+            match daemon.serve(path)? {
+                Some(new) => config = new,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// GStreamer reads where its registry lies from the environment, which only a new program image can be given safely:
+/// the program starts itself again, once. Without it a start costs seconds, for all plug-ins are looked at anew.
+fn keep_gst_registry(config: &Config) {
+    if std::env::var_os("GST_REGISTRY").is_some() {
+        return;
+    }
+    let folder = &config.raw.cache_dir;
+    if let Err(error) = std::fs::create_dir_all(folder) {
+        log::warn!("cannot make cache-dir {}: {error}; GStreamer starts slowly without it", folder.display());
+        return;
+    }
+    let registry = folder.join("gstreamer-registry.bin");
+    let Ok(own) = std::env::current_exe() else { return };
+    let mut command = std::process::Command::new(own);
+    command.args(std::env::args_os().skip(1)).env("GST_REGISTRY", &registry);
+    // It only returns when it failed.
+    let error = command.exec();
+    log::warn!("cannot start again with GST_REGISTRY={}: {error}", registry.display());
+}
+
+/// Finds what can be found without running: encoders, pipelines, files. A camera may be unplugged: that is a warning.
+fn check(config: &Config) -> Result<Vec<String>, Failure> {
+    let mut warnings = Vec::new();
+    let encoder = config.raw.encoder.kind.probe().map_err(Failure::config)?;
+    if config.raw.encoder.kind != encoder {
+        warnings.push(format!("encoder \"auto\" is {} on this machine", encoder.element()));
+    }
+    for stream in &config.streams {
+        let Some(source) = &stream.source else { continue };
+        let fail = |what: String| Failure::config(format!("stream {}: {what}", stream.name));
+        match &source.spec {
+            SourceSpec::V4l(path) if !path.exists() => {
+                warnings.push(format!(
+                    "stream {}: {} is not there; it is waited for",
+                    stream.name,
+                    path.display()
+                ));
+            }
+            SourceSpec::File(path) => {
+                std::fs::File::open(path)
+                    .map_err(|e| fail(format!("cannot read {}: {e}", path.display())))?;
+            }
+            _ => {}
+        }
+        sources::build(source).map_err(|e| fail(e.to_string()))?;
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,375 @@
+//! RTSP: `rtsp://host:port/<name>`, through gst-rtsp-server on a GLib thread of its own.
+//!
+//! All viewers of a stream share one medium, which takes the encoder's units as they are. A stream's address exists
+//! while its producer is there; a viewer who is connected when the producer goes waits, and sees it come back.
+//! Owns: the server, its thread, and one appsrc a medium. Invariants: a medium begins with a key frame and, after a
+//! gap, goes on with one; its units are never in the future of its clock, so that nothing waits for it; a medium that
+//! does not take its units loses them, and only it. Never: encodes, blocks the caller.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gst::prelude::*;
+use gst::{ClockTime, glib};
+use gst_app::AppSrc;
+use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans};
+use gst_rtsp_server::prelude::*;
+use gst_rtsp_server::{
+    RTSP_PERM_MEDIA_FACTORY_ACCESS, RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, RTSP_TOKEN_MEDIA_FACTORY_ROLE,
+    RTSPAuth, RTSPMedia, RTSPMediaFactory, RTSPMountPoints, RTSPServer, RTSPSessionPool, RTSPThreadPool,
+    RTSPToken,
+};
+
+use crate::config::access::Users;
+use crate::unit::Unit;
+
+/// Who has a password, has this role.
+const ROLE: &str = "viewer";
+/// Threads for clients; one whose first picture is waited for occupies its thread.
+const THREADS: i32 = 16;
+/// How often dead sessions are looked for, in seconds.
+const CLEAN_S: u32 = 5;
+
+/// What the server is told.
+#[derive(Debug, Clone)]
+pub struct RtspConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// UDP besides TCP.
+    pub udp: bool,
+    /// Viewers at once.
+    pub sessions_max: u32,
+    /// Bytes that may wait for a medium.
+    pub queue_bytes: u64,
+    /// Who may watch; `None` = everybody.
+    pub users: Option<Arc<Users>>,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum RtspError {
+    /// Another program has the port, or it is not allowed.
+    #[error("RTSP can't listen on {0}: {1} (is the port taken? set another rtsp.listen, \"\" for none)")]
+    Listen(SocketAddr, String),
+    /// The system has no thread.
+    #[error("RTSP has no thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The server.
+#[derive(Debug)]
+pub struct Server {
+    server: RTSPServer,
+    mounts: RTSPMountPoints,
+    factories: HashMap<String, RTSPMediaFactory>,
+    config: RtspConfig,
+    shared: Arc<Shared>,
+    main_loop: glib::MainLoop,
+    thread: Option<std::thread::JoinHandle<()>>,
+    source: Option<glib::SourceId>,
+    context: glib::MainContext,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    feeds: Vec<Feed>,
+    /// What each client plays.
+    playing: HashMap<usize, String>,
+    joined: Vec<String>,
+    dropped: u64,
+    next: u64,
+}
+
+/// A medium's way in.
+struct Feed {
+    id: u64,
+    name: String,
+    frames: AppSrc,
+    /// What is added to a unit's time, once the first one is there.
+    offset_ns: Option<i64>,
+    last_ns: Option<u64>,
+    waits_for_key: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, name: &str) {
+        let mut state = self.lock();
+        if !state.joined.iter().any(|n| n == name) {
+            state.joined.push(name.to_owned());
+        }
+        drop(state);
+        (self.wake)();
+    }
+}
+
+impl Server {
+    /// Listens. `wake` is called, on any thread, when [`Server::wants`] or [`Server::take_joined`] may have changed.
+    ///
+    /// # Errors
+    /// [`RtspError`].
+    pub fn start(config: RtspConfig, wake: impl Fn() + Send + Sync + 'static) -> Result<Server, RtspError> {
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Box::new(wake) });
+        let server = RTSPServer::new();
+        server.set_address(&config.listen.ip().to_string());
+        server.set_service(&config.listen.port().to_string());
+        let mounts = RTSPMountPoints::new();
+        server.set_mount_points(Some(&mounts));
+        let threads = RTSPThreadPool::new();
+        threads.set_max_threads(THREADS);
+        server.set_thread_pool(Some(&threads));
+        let pool = RTSPSessionPool::new();
+        pool.set_max_sessions(config.sessions_max);
+        server.set_session_pool(Some(&pool));
+        if let Some(users) = &config.users {
+            server.set_auth(Some(&auth(users)));
+        }
+        watch_clients(&server, &shared);
+        let context = glib::MainContext::new();
+        let attached =
+            server.attach(Some(&context)).map_err(|e| RtspError::Listen(config.listen, e.to_string()))?;
+        let cleaner = glib::timeout_source_new_seconds(CLEAN_S, None, glib::Priority::DEFAULT, move || {
+            pool.cleanup();
+            glib::ControlFlow::Continue
+        });
+        cleaner.attach(Some(&context));
+        let main_loop = glib::MainLoop::new(Some(&context), false);
+        let (looped, its) = (main_loop.clone(), context.clone());
+        let thread = std::thread::Builder::new()
+            .name("rtsp".to_owned())
+            .spawn(move || {
+                if its.with_thread_default(|| looped.run()).is_err() {
+                    log::error!("the RTSP thread does not get its context; RTSP does not answer");
+                }
+            })
+            .map_err(RtspError::Thread)?;
+        Ok(Server {
+            server,
+            mounts,
+            factories: HashMap::new(),
+            config,
+            shared,
+            main_loop,
+            thread: Some(thread),
+            source: Some(attached),
+            context,
+        })
+    }
+
+    /// The port it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        u16::try_from(self.server.bound_port()).unwrap_or(self.config.listen.port())
+    }
+
+    /// A stream can be watched from now on.
+    pub fn mount(&mut self, name: &str) {
+        let factory = match self.factories.get(name) {
+            Some(factory) => factory.clone(),
+            None => {
+                let factory = self.factory(name);
+                self.factories.insert(name.to_owned(), factory.clone());
+                factory
+            }
+        };
+        self.mounts.add_factory(&format!("/{name}"), factory);
+    }
+
+    /// New viewers find no such stream; those who are there stay.
+    pub fn unmount(&mut self, name: &str) {
+        self.mounts.remove_factory(&format!("/{name}"));
+    }
+
+    /// Whether somebody watches, or is about to.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.shared.lock().feeds.iter().any(|feed| feed.name == name)
+    }
+
+    /// Whether somebody joined since this was asked last.
+    #[must_use]
+    pub fn take_joined(&self, name: &str) -> bool {
+        let mut state = self.shared.lock();
+        let before = state.joined.len();
+        state.joined.retain(|n| n != name);
+        before != state.joined.len()
+    }
+
+    /// Viewers that play this stream.
+    #[must_use]
+    pub fn viewers(&self, name: &str) -> usize {
+        self.shared.lock().playing.values().filter(|n| *n == name).count()
+    }
+
+    /// Units that media did not take.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
+
+    /// A unit for whoever watches.
+    pub fn push(&self, name: &str, unit: &Unit) {
+        let mut state = self.shared.lock();
+        let mut dropped = 0;
+        for feed in state.feeds.iter_mut().filter(|feed| feed.name == name) {
+            dropped += u64::from(!feed.push(unit, self.config.queue_bytes));
+        }
+        state.dropped += dropped;
+    }
+
+    fn factory(&self, name: &str) -> RTSPMediaFactory {
+        let factory = RTSPMediaFactory::new();
+        // The units bring their parameter sets. The payloader's own config-interval must stay 0: it puts them before each
+        // IDR slice, and in the midst of a picture of several slices they end the picture.
+        factory.set_launch(
+            "( appsrc name=units is-live=true format=time block=false \
+             caps=video/x-h264,stream-format=byte-stream,alignment=au ! \
+             rtph264pay name=pay0 pt=96 config-interval=0 )",
+        );
+        factory.set_shared(true);
+        let udp = if self.config.udp { RTSPLowerTrans::UDP } else { RTSPLowerTrans::empty() };
+        factory.set_protocols(RTSPLowerTrans::TCP | udp);
+        if self.config.users.is_some() {
+            let role = gst::Structure::builder(ROLE)
+                .field(RTSP_PERM_MEDIA_FACTORY_ACCESS.as_str(), true)
+                .field(RTSP_PERM_MEDIA_FACTORY_CONSTRUCT.as_str(), true)
+                .build();
+            factory.add_role_from_structure(&role);
+        }
+        let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
+        factory.connect_media_configure(move |_, media| configure(&shared, &name, media));
+        factory
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Closes the connections, then the listening socket, then the thread.
+        self.server.client_filter(Some(&mut |_: &RTSPServer, _: &gst_rtsp_server::RTSPClient| {
+            gst_rtsp_server::RTSPFilterResult::Remove
+        }));
+        if let Some(source) = self.source.take().and_then(|id| self.context.find_source_by_id(&id)) {
+            source.destroy();
+        }
+        self.main_loop.quit();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the RTSP thread has panicked");
+        }
+    }
+}
+
+fn auth(users: &Users) -> RTSPAuth {
+    let auth = RTSPAuth::new();
+    auth.set_supported_methods(RTSPAuthMethod::Digest);
+    for (user, secret) in users.iter() {
+        let token = RTSPToken::builder().field(RTSP_TOKEN_MEDIA_FACTORY_ROLE.as_str(), ROLE).build();
+        auth.add_digest(user, secret.expose(), &token);
+    }
+    auth
+}
+
+/// Counts who plays what, and asks for a key frame when somebody begins.
+fn watch_clients(server: &RTSPServer, shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    server.connect_client_connected(move |_, client| {
+        let id = client.as_ptr() as usize;
+        let (plays, stops, gone) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
+        client.connect_play_request(move |_, context| {
+            // The empty part before the first slash, the name, and perhaps a control path of the one stream.
+            let parts = context.uri().map(|uri| uri.decode_path_components()).unwrap_or_default();
+            let name = parts.get(1).map(ToString::to_string).unwrap_or_default();
+            plays.lock().playing.insert(id, name.clone());
+            plays.join(&name);
+        });
+        client.connect_teardown_request(move |_, _| {
+            stops.lock().playing.remove(&id);
+        });
+        client.connect_closed(move |_| {
+            gone.lock().playing.remove(&id);
+            (gone.wake)();
+        });
+    });
+}
+
+/// A medium is made: its way in is remembered until it ends.
+fn configure(shared: &Arc<Shared>, name: &str, media: &RTSPMedia) {
+    let bin = media.element().downcast::<gst::Bin>().ok();
+    let Some(frames) = bin.and_then(|b| b.by_name("units")).and_then(|e| e.downcast::<AppSrc>().ok()) else {
+        log::error!("RTSP: the medium of {name} has no appsrc");
+        return;
+    };
+    let mut state = shared.lock();
+    state.next += 1;
+    let id = state.next;
+    state.feeds.push(Feed {
+        id,
+        name: name.to_owned(),
+        frames,
+        offset_ns: None,
+        last_ns: None,
+        waits_for_key: true,
+    });
+    drop(state);
+    let over = Arc::clone(shared);
+    media.connect_unprepared(move |_| {
+        let mut state = over.lock();
+        // Dropped after the lock: the last reference to the medium may be among them.
+        let (gone, stay) =
+            std::mem::take(&mut state.feeds).into_iter().partition::<Vec<_>, _>(|f| f.id == id);
+        state.feeds = stay;
+        drop(state);
+        drop(gone);
+        (over.wake)();
+    });
+    shared.join(name);
+}
+
+impl Feed {
+    /// `false` when the unit is lost to this medium.
+    fn push(&mut self, unit: &Unit, queue_bytes: u64) -> bool {
+        if self.waits_for_key && !unit.key {
+            return true;
+        }
+        if self.frames.current_level_bytes() > queue_bytes {
+            self.waits_for_key = true;
+            return false;
+        }
+        // Before its clock runs, a medium counts from zero.
+        let now = self.frames.current_running_time().map_or(0, ClockTime::nseconds);
+        let (now, pts) = (i64::try_from(now).unwrap_or(0), i64::try_from(unit.pts_ns).unwrap_or(i64::MAX));
+        // A unit must not lie in the future, where it would be held back; if the first one was late, the others are
+        // early by that much, and the offset follows.
+        let offset = self.offset_ns.map_or(now - pts, |o| o.min(now.max(1) - pts)).max(-pts);
+        self.offset_ns = Some(offset);
+        let floor = self.last_ns.map_or(0, |last| last + 1);
+        let placed = u64::try_from(pts.saturating_add(offset)).unwrap_or(0).max(floor);
+        self.last_ns = Some(placed);
+        let mut buffer = gst::Buffer::from_slice(Arc::clone(&unit.data));
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(ClockTime::from_nseconds(placed));
+            buffer.set_dts(ClockTime::from_nseconds(placed));
+            if !unit.key {
+                buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+            }
+        }
+        self.waits_for_key = self.frames.push_buffer(buffer).is_err();
+        !self.waits_for_key
+    }
+}

@@ -1,0 +1,367 @@
+//! One stream: its core, its encoder, its own source if it has one. Frames come in, units go out to the daemon.
+//!
+//! Owns: the pipelines, and when they run. Invariants: no encoder runs while nobody needs one, none is kept longer than
+//! `idle-close` after that; a source of our own runs only while it is needed; what failed is tried again after a growing
+//! delay and meanwhile frames are let go at once. Never: knows an output.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use edge::clock::unix_ms;
+use edge::log::Throttle;
+use edge::retry::Backoff;
+use mio::Token;
+
+use crate::config::StreamConfig;
+use crate::core::{Core, State, Verdict};
+use crate::frames::geometry::Layout;
+use crate::frames::ring::SlotBytes;
+use crate::frames::wire::{Frame, PTS_NOW};
+use crate::mail::{Letter, Sender};
+use crate::pipeline::chain::{Fit, Kind, Settings};
+use crate::pipeline::encoder::{self, Encoder, Stamp};
+use crate::pipeline::picture::{NOMINAL_FPS, Shape, video_format, wrap};
+use crate::pipeline::still::{self, Still};
+use crate::sources::{self, Source};
+use crate::unit::Unit;
+
+/// An encoder that worked for so long is trusted again.
+const STABLE: std::time::Duration = std::time::Duration::from_secs(30);
+/// A rate that differs by less than this part is left as it is.
+const RATE_STEP: f64 = 0.2;
+
+/// Who needs a stream now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Units.
+    pub units: bool,
+    /// JPEG pictures: most a second, and their quality.
+    pub jpeg: Option<(u32, u32)>,
+}
+
+/// What the daemon does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Hands this on.
+    Unit(Unit),
+    /// Hands this on.
+    Jpeg(Arc<[u8]>),
+    /// Nothing.
+    None,
+}
+
+/// An application that feeds the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Producer {
+    /// Its connection.
+    pub token: Token,
+    /// Frames a second as it said; 0 = unknown.
+    pub fps: (i32, i32),
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Its number, never used again.
+    pub id: u64,
+    /// Its settings.
+    pub config: StreamConfig,
+    /// Its decisions.
+    pub core: Core,
+    /// Who feeds it.
+    pub producer: Option<Producer>,
+    /// Who needs it.
+    pub wanted: Wanted,
+    kind: Option<Kind>,
+    encoder: Option<(u64, Encoder)>,
+    still: Option<(u64, Still)>,
+    source: Option<(u64, Source)>,
+    mail: Sender,
+    runs: u64,
+    unneeded: Option<Instant>,
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+    rng: fastrand::Rng,
+    complain: Throttle,
+}
+
+impl Stream {
+    /// A stream that does nothing yet.
+    #[must_use]
+    pub fn new(id: u64, config: StreamConfig, mail: Sender) -> Stream {
+        let backoff = Backoff::new(config.retry.0, config.retry.1, STABLE);
+        Stream {
+            core: Core::new(config.core.clone(), unix_ms()),
+            id,
+            config,
+            producer: None,
+            wanted: Wanted::default(),
+            kind: None,
+            encoder: None,
+            still: None,
+            source: None,
+            mail,
+            runs: 0,
+            unneeded: None,
+            retry_at: None,
+            backoff,
+            rng: fastrand::Rng::new(),
+            complain: Throttle::new(std::time::Duration::from_secs(10)),
+        }
+    }
+
+    /// Whether frames come or could come at once: viewers may connect.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.producer.is_some() || self.config.source.is_some()
+    }
+
+    /// The encoder in use, its picture's size and its rate.
+    #[must_use]
+    pub fn encoding(&self) -> Option<(Kind, (u32, u32), u32)> {
+        let (_, encoder) = self.encoder.as_ref()?;
+        Some((self.kind?, encoder.size(), encoder.bitrate_kbit()))
+    }
+
+    /// An application begins to feed it.
+    pub fn begin(&mut self, producer: Producer) {
+        log::info!("stream {}: an application is connected", self.config.name);
+        self.producer = Some(producer);
+        self.core.begin(unix_ms());
+        self.retry_at = None;
+    }
+
+    /// The application is gone.
+    pub fn end(&mut self, why: &str) {
+        log::info!("stream {}: the application is gone: {why}", self.config.name);
+        self.producer = None;
+        self.close_pipelines();
+        self.core.end(&format!("the application is gone: {why}"), unix_ms());
+    }
+
+    /// A frame in a slot.
+    pub fn frame(&mut self, frame: &Frame, layout: &Layout, bytes: SlotBytes, now: Instant) {
+        let fps = self.producer.map_or((0, 1), |p| p.fps);
+        let shape = Shape { format: video_format(layout.format), size: (layout.width, layout.height), fps };
+        let pts = (frame.pts_ns != PTS_NOW).then_some(frame.pts_ns);
+        let verdict = self.core.frame(pts, frame.dropped, self.is_needed(), now, unix_ms());
+        let Verdict::Encode { pts_ns, key } = verdict else { return };
+        match wrap(bytes, layout) {
+            Ok(buffer) => self.encode(buffer, shape, (pts_ns, key), now),
+            Err(why) => self.fail(&why, now),
+        }
+    }
+
+    /// What a pipeline of this stream said.
+    pub fn letter(&mut self, run: u64, letter: Letter, now: Instant) -> Step {
+        let current = |held: Option<u64>| held == Some(run);
+        match letter {
+            Letter::Encoder(encoder::Output::Unit(unit, took_us))
+                if current(self.encoder.as_ref().map(|e| e.0)) =>
+            {
+                self.core.unit(unit.pts_ns, unit.key, unit.data.len(), took_us, now, unix_ms());
+                self.backoff.connected(now);
+                return Step::Unit(unit);
+            }
+            Letter::Encoder(encoder::Output::Failed(why)) if current(self.encoder.as_ref().map(|e| e.0)) => {
+                self.fail(&why, now);
+            }
+            Letter::Still(still::Output::Jpeg(jpeg)) if current(self.still.as_ref().map(|s| s.0)) => {
+                if self.core.state().0 == State::Starting && !self.wanted.units {
+                    self.core.set(State::Streaming, "pictures only", unix_ms());
+                }
+                return Step::Jpeg(jpeg);
+            }
+            Letter::Still(still::Output::Failed(why)) if current(self.still.as_ref().map(|s| s.0)) => {
+                self.complain(&format!("JPEG pictures fail: {why}"), now);
+                self.still = None;
+            }
+            Letter::Source(output) if current(self.source.as_ref().map(|s| s.0)) => self.heard(output, now),
+            _ => {}
+        }
+        Step::None
+    }
+
+    /// Time has passed, or who needs it has changed. When to come again.
+    pub fn tick(&mut self, now: Instant) -> Option<Instant> {
+        self.core.tick(now, unix_ms());
+        let needed = self.is_needed();
+        self.unneeded = if needed { None } else { self.unneeded.or(Some(now)) };
+        if self.wanted.jpeg.is_none() {
+            self.still = None;
+        }
+        let close_at = self.unneeded.map(|at| at + self.config.idle_close);
+        if close_at.is_some_and(|at| at <= now) && (self.encoder.is_some() || self.source.is_some()) {
+            log::debug!("stream {}: nobody needs it; its pipelines are closed", self.config.name);
+            self.close_pipelines();
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if needed && self.config.source.is_some() && self.source.is_none() && self.retry_at.is_none() {
+            self.open_source(now);
+        }
+        self.adjust_rate();
+        let closing = close_at.filter(|_| self.encoder.is_some() || self.source.is_some());
+        let retry = self.retry_at.filter(|_| self.config.source.is_some() && needed);
+        [closing, retry].into_iter().flatten().min()
+    }
+
+    fn is_needed(&self) -> bool {
+        self.wanted.units || self.wanted.jpeg.is_some()
+    }
+
+    fn close_pipelines(&mut self) {
+        self.encoder = None;
+        self.still = None;
+        if self.source.take().is_some() {
+            self.core.end("", unix_ms());
+            self.core.set(State::Waiting, "nobody watches; the source is closed", unix_ms());
+        }
+    }
+
+    fn encode(&mut self, buffer: gst::Buffer, shape: Shape, (pts_ns, key): (u64, bool), now: Instant) {
+        if let Some(wish) = self.wanted.jpeg {
+            self.offer_still(&buffer, shape, pts_ns, wish, now);
+        }
+        if !self.wanted.units {
+            return;
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
+            return self.core.not_taken(true);
+        }
+        let other = |e: &Encoder| e.shape().size != shape.size && self.config.encoder.fit == Fit::Renegotiate;
+        if self.encoder.as_ref().is_some_and(|(_, e)| other(e) || e.shape().fps != shape.fps) {
+            self.encoder = None;
+        }
+        if self.encoder.is_none()
+            && let Err(why) = self.open_encoder(shape)
+        {
+            self.core.not_taken(true);
+            return self.fail(&why, now);
+        }
+        let Some((_, encoder)) = &mut self.encoder else { return };
+        if key {
+            encoder.force_key();
+        }
+        let stamp = Stamp { pts_ns, wall_ms: unix_ms(), arrived: now };
+        match encoder.push(buffer, shape, stamp) {
+            Ok(true) => {}
+            Ok(false) => self.core.not_taken(false),
+            Err(error) => {
+                self.core.not_taken(true);
+                self.fail(&error.to_string(), now);
+            }
+        }
+    }
+
+    fn open_encoder(&mut self, shape: Shape) -> Result<(), String> {
+        let kind = match self.kind {
+            Some(kind) => kind,
+            None => {
+                let kind = self.config.encoder.kind.probe().map_err(|e| e.to_string())?;
+                log::info!("stream {}: encoder {}", self.config.name, kind.element());
+                *self.kind.insert(kind)
+            }
+        };
+        let told = told_fps(shape);
+        let size = self.config.size.unwrap_or(shape.size);
+        let settings = Settings {
+            kind,
+            bitrate_kbit: self.core.bitrate_kbit(size, told),
+            gop_frames: self.core.gop_frames(told),
+            ..self.config.encoder.clone()
+        };
+        self.runs += 1;
+        let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
+        let out = move |output| mail.send(id, run, Letter::Encoder(output));
+        let encoder = Encoder::new(&settings, shape, self.config.size, self.config.queue_frames, out);
+        self.encoder = Some((run, encoder.map_err(|e| e.to_string())?));
+        Ok(())
+    }
+
+    fn offer_still(
+        &mut self,
+        buffer: &gst::Buffer,
+        shape: Shape,
+        pts_ns: u64,
+        wish: (u32, u32),
+        now: Instant,
+    ) {
+        if self.still.is_none() {
+            self.runs += 1;
+            let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
+            match Still::new(shape, wish, move |output| mail.send(id, run, Letter::Still(output))) {
+                Ok(still) => self.still = Some((run, still)),
+                Err(error) => return self.complain(&error.to_string(), now),
+            }
+        }
+        if let Some((_, still)) = &mut self.still {
+            still.offer(buffer, shape, pts_ns);
+        }
+    }
+
+    fn open_source(&mut self, now: Instant) {
+        let Some(config) = &self.config.source else { return };
+        self.runs += 1;
+        let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
+        self.core.begin(unix_ms());
+        match Source::start(config, move |output| mail.send(id, run, Letter::Source(output))) {
+            Ok(source) => self.source = Some((run, source)),
+            Err(error) => self.fail(&error.to_string(), now),
+        }
+    }
+
+    fn heard(&mut self, output: sources::Output, now: Instant) {
+        let repeat = self.config.source.as_ref().is_some_and(|s| s.repeat);
+        match output {
+            sources::Output::Frame(buffer, shape, pts_ns) => {
+                let verdict = self.core.frame(Some(pts_ns), 0, self.is_needed(), now, unix_ms());
+                if let Verdict::Encode { pts_ns, key } = verdict {
+                    self.encode(buffer, shape, (pts_ns, key), now);
+                }
+            }
+            sources::Output::Ended if repeat && self.source.as_ref().is_some_and(|(_, s)| s.rewind()) => {}
+            sources::Output::Ended => {
+                self.source = None;
+                self.fail("the source came to its end", now);
+            }
+            sources::Output::Failed(why) => {
+                self.source = None;
+                self.fail(&why, now);
+            }
+        }
+    }
+
+    fn fail(&mut self, why: &str, now: Instant) {
+        let delay = self.backoff.next_delay(now, &mut self.rng);
+        self.complain(&format!("{why}; tried again in {:.1} s", delay.as_secs_f64()), now);
+        self.retry_at = Some(now + delay);
+        self.encoder = None;
+        self.core.set(State::Error, why, unix_ms());
+    }
+
+    fn complain(&mut self, why: &str, now: Instant) {
+        let name = &self.config.name;
+        if let Some(left_out) = self.complain.event(now) {
+            log::error!("stream {name}: {why} ({left_out} such lines left out)");
+        }
+    }
+
+    /// The bit rate follows the frame rate that is seen.
+    fn adjust_rate(&mut self) {
+        let Some((_, encoder)) = &mut self.encoder else { return };
+        let wanted = self.core.bitrate_kbit(encoder.size(), told_fps(encoder.shape()));
+        let now = f64::from(encoder.bitrate_kbit());
+        if (f64::from(wanted) - now).abs() > now * RATE_STEP {
+            encoder.set_bitrate(wanted);
+        }
+    }
+}
+
+fn told_fps(shape: Shape) -> f64 {
+    match shape.fps {
+        (n, d) if n > 0 && d > 0 => f64::from(n) / f64::from(d),
+        _ => f64::from(NOMINAL_FPS),
+    }
+}

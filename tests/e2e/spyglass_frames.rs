@@ -1,0 +1,133 @@
+//! spyglassd's frames socket against clients that do what they should not.
+
+use std::time::Duration;
+
+use e2e::env::wait_for;
+use e2e::scratch::Scratch;
+use e2e::skip;
+use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, message, report};
+
+#[test]
+fn wrong_clients_are_told_why_and_hung_up_on() {
+    let scratch = Scratch::new("spyw");
+    let spy = Spyglass::start(&scratch, "", "");
+    let good = || hello("cam", (64, 48), 0, 1, 4);
+    let mut broken = good();
+    broken[3] = b'2';
+    let long = [good(), vec![0]].concat();
+    for (packet, word) in [
+        (b"rubbish".to_vec(), "SPY1"),
+        (broken, "version 1"),
+        (long, "packet of 105 bytes"),
+        (vec![0; 400], "SPY1"),
+        (hello("", (64, 48), 0, 1, 4), "name"),
+        (hello("../x", (64, 48), 0, 1, 4), "name"),
+        (hello("cam", (0, 48), 0, 1, 4), "at least 1"),
+        (hello("cam", (64, 48), 191, 1, 4), "needs 192 bytes"),
+        (hello("cam", (64, 48), 0, 9, 4), "format"),
+        (hello("cam", (5000, 48), 0, 1, 4), "larger than"),
+        (hello("cam", (4000, 4000), u32::MAX, 1, 4), "more than memory"),
+        (hello("cam", (4000, 4000), 1 << 20, 1, 4), "slot-bytes-max"),
+        (frame(0, (64, 48), 0, 0), "before HELLO"),
+        (message(4, &[0; 8]), "only the daemon"),
+    ] {
+        let client = Raw::connect(&spy);
+        assert!(client.send(&packet));
+        let error = client.error();
+        assert!(error.contains(word), "{word}: {error}");
+        assert!(client.receive().is_empty(), "it hangs up after {word}");
+    }
+    // After HELLO.
+    for (packet, word) in [
+        (frame(4, (64, 48), 0, 0), "the ring has 4 slots"),
+        (frame(0, (640, 480), 0, 0), "does not fit"),
+        (frame(0, (64, 48), 100, 0), "needs 192 bytes"),
+        (frame(0, (0, 48), 0, 0), "at least 1"),
+        (hello("other", (64, 48), 0, 1, 4), "one stream"),
+    ] {
+        let client = Raw::connect(&spy);
+        assert!(client.send(&good()));
+        assert_eq!(client.receive()[4], 2, "RING");
+        assert!(client.send(&packet));
+        let error = client.error();
+        assert!(error.contains(word), "{word}: {error}");
+        spy.wait_state("cam", "STOPPED");
+    }
+    assert_eq!(spy.daemon.status()["streams"].as_array().unwrap().len(), 1);
+    spy.daemon.check_log();
+}
+
+#[test]
+fn a_client_that_never_reads_costs_only_itself() {
+    let scratch = Scratch::new("spyn");
+    let spy = Spyglass::start(&scratch, "", "");
+    let deaf = Raw::connect(&spy);
+    assert!(deaf.send(&hello("deaf", (64, 48), 0, 1, 2)));
+    // Nobody watches: each slot is released at once, and the releases pile up unread.
+    for n in 0..20_000u64 {
+        assert!(deaf.send(&frame((n % 2) as u32, (64, 48), 0, n)), "frame {n}");
+    }
+    wait_for("all frames to be counted", Duration::from_secs(20), || {
+        (spy.stream("deaf")["frames"] == 20_000).then_some(())
+    });
+    // Others are served, and the deaf one is heard when it begins to listen.
+    let other = Raw::connect(&spy);
+    assert!(other.send(&hello("other", (64, 48), 0, 1, 2)));
+    assert_eq!(other.receive()[4], 2);
+    let mut releases = 0;
+    assert_eq!(deaf.receive()[4], 2, "RING");
+    while releases < 100 {
+        assert_eq!(deaf.receive()[4], 4, "RELEASE");
+        releases += 1;
+    }
+    drop((deaf, other));
+    spy.wait_state("deaf", "STOPPED");
+    spy.daemon.check_log();
+}
+
+#[test]
+fn connections_are_bounded_and_silent_ones_go() {
+    let scratch = Scratch::new("spyb");
+    let mut spy = Spyglass::start(&scratch, "", "");
+    let text = std::fs::read_to_string(&spy.daemon.config).unwrap();
+    let text = text.replace("[rtsp]", "producers-max = 2\nhello-timeout-ms = 1000\n[rtsp]");
+    std::fs::write(&spy.daemon.config, text).unwrap();
+    spy.daemon.process().signal(rustix::process::Signal::HUP);
+    spy.daemon.wait_log("read again", Duration::from_secs(10));
+    spy.daemon.wait_ready();
+    let talks = Raw::connect(&spy);
+    assert!(talks.send(&hello("cam", (64, 48), 0, 1, 2)));
+    assert_eq!(talks.receive()[4], 2);
+    let silent = Raw::connect(&spy);
+    wait_for("a third one to be refused", Duration::from_secs(5), || {
+        let third = Raw::connect(&spy);
+        let packet = third.receive();
+        (packet.len() == 256 && String::from_utf8_lossy(&packet).contains("producers-max")).then_some(())
+    });
+    assert!(silent.error().contains("no HELLO"));
+    assert!(talks.send(&frame(0, (64, 48), 0, 0)), "who has a stream stays");
+    assert_eq!(talks.receive()[4], 4);
+    assert!(spy.daemon.term().success());
+    spy.daemon.check_log();
+}
+
+#[test]
+fn an_application_outlives_the_daemon_and_finds_it_again() {
+    if !have_numpy() {
+        skip!("python3 with numpy is not installed (make deps)");
+    }
+    let scratch = Scratch::new("spyd");
+    let mut spy = Spyglass::start(&scratch, "", "");
+    let app = spy.app("cam", (320, 180), 20, 12);
+    spy.wait_state("cam", "WAITING");
+    spy.daemon.kill9();
+    std::thread::sleep(Duration::from_millis(1500));
+    spy.daemon.start_ready();
+    spy.wait_state("cam", "WAITING");
+    let app = report(app, Duration::from_secs(30));
+    assert_eq!((&app["state"], &app["error"]), (&"STREAMING".into(), &"".into()), "{app}");
+    let (sent, frames) = (app["sent"].as_f64().unwrap(), app["frames"].as_f64().unwrap());
+    assert!(sent > frames * 0.5 && sent < frames, "{app}");
+    assert!(app["put_ms_p99"].as_f64().unwrap() < 50.0, "put never waits for a daemon that is gone: {app}");
+    spy.daemon.check_log();
+}

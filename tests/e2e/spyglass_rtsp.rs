@@ -1,0 +1,234 @@
+//! spyglassd's RTSP with real players: what arrives, when, and what happens when either end goes.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use e2e::env::{self, wait_for};
+use e2e::process::Process;
+use e2e::scratch::Scratch;
+use e2e::spyglass::{Spyglass, have_numpy, report};
+use e2e::{need, skip};
+use serde_json::Value;
+
+const SIZE: (u32, u32) = (640, 360);
+const FPS: u32 = 20;
+
+macro_rules! needs_players {
+    () => {
+        need!("ffmpeg", "ffprobe", "gst-launch-1.0");
+        if !have_numpy() {
+            skip!("python3 with numpy is not installed (make deps)");
+        }
+    };
+}
+
+fn f(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+/// What every viewer of a steady stream must have seen.
+fn check(seen: &Value, size: (u32, u32), what: &str) {
+    println!(
+        "{what}: first {} ms, delay p50 {} p95 {} max {}, {} pictures, {} missing",
+        seen["first_ms"],
+        seen["delay_ms_p50"],
+        seen["delay_ms_p95"],
+        seen["delay_ms_max"],
+        seen["pictures"],
+        seen["missing"]
+    );
+    assert_eq!(seen["size"], serde_json::json!([size.0, size.1]), "{what}: {seen}");
+    assert_eq!(seen["ordered"], true, "{what}: {seen}");
+    assert!(f(&seen["pictures"]) >= 20.0, "{what}: {seen}");
+}
+
+#[test]
+fn players_see_the_frames_in_order_over_tcp_and_udp() {
+    needs_players!();
+    let scratch = Scratch::new("spyr");
+    let spy = Spyglass::start(&scratch, "", "");
+    let app = spy.app("cam", SIZE, FPS, 24);
+    spy.wait_state("cam", "WAITING");
+    for (player, transport) in [("ffmpeg", "tcp"), ("ffmpeg", "udp"), ("gst", "tcp"), ("gst", "udp")] {
+        let seen = report(spy.viewer(player, transport, &spy.url("cam"), 4), Duration::from_secs(30));
+        check(&seen, SIZE, &format!("{player} over {transport}"));
+        assert!((f(&seen["fps"]) - f64::from(FPS)).abs() < 4.0, "{player} {transport}: {}", seen["fps"]);
+        // A machine that is busy with other tests drops frames at the encoder, and says so; it never loses them after.
+        let slow = f(&spy.stream("cam")["drops"]["encoder-slow"]);
+        assert!(f(&seen["missing"]) <= slow, "{slow} dropped; {player} over {transport}: {seen}");
+    }
+    let app = report(app, Duration::from_secs(40));
+    assert_eq!(app["state"], "STREAMING", "{app}");
+    assert!(f(&app["dropped"]) <= f(&app["frames"]) * 0.2, "{app}");
+    println!("put: p50 {} ms, p99 {} ms", app["put_ms_p50"], app["put_ms_p99"]);
+    spy.daemon.check_log();
+}
+
+#[test]
+fn nothing_is_encoded_while_nobody_watches_and_the_first_viewer_sees_soon() {
+    needs_players!();
+    let scratch = Scratch::new("spyi");
+    let spy = Spyglass::start(&scratch, "", "");
+    let _app = spy.app("cam", SIZE, FPS, 60);
+    spy.wait_state("cam", "WAITING");
+    std::thread::sleep(Duration::from_secs(2));
+    let idle = spy.stream("cam");
+    assert_eq!((&idle["units"], &idle["why"]), (&0.into(), &"nobody watches".into()), "{idle}");
+    assert!(f(&idle["drops"]["unwanted"]) >= 20.0, "frames are released at once: {idle}");
+    assert_eq!(idle["drops"]["no-slot"], 0, "{idle}");
+    // The first viewer starts the encoder; a later one gets a key frame long before the GOP ends.
+    for n in 0..3 {
+        let seen = report(spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 3), Duration::from_secs(30));
+        check(&seen, SIZE, &format!("viewer {n}"));
+        assert!(f(&seen["first_ms"]) < 2500.0, "{seen}");
+    }
+    // One encode, and it ends after idle-close.
+    wait_for("the encoder to be closed", Duration::from_secs(25), || {
+        spy.stream("cam")["encoder"].is_null().then_some(())
+    });
+    assert_eq!(spy.stream("cam")["state"], "WAITING");
+    spy.daemon.check_log();
+}
+
+#[test]
+fn ten_viewers_share_one_encode_and_one_that_is_killed_harms_nobody() {
+    needs_players!();
+    let scratch = Scratch::new("spyt");
+    let spy = Spyglass::start(&scratch, "", "");
+    let _app = spy.app("cam", (320, 180), 10, 60);
+    spy.wait_state("cam", "WAITING");
+    let transport = |n: usize| if n.is_multiple_of(2) { "tcp" } else { "udp" };
+    let viewers: Vec<Process> =
+        (0..10).map(|n| spy.viewer("ffmpeg", transport(n), &spy.url("cam"), 16)).collect();
+    wait_for("ten viewers", Duration::from_secs(20), || (spy.stream("cam")["viewers"] == 10).then_some(()));
+    let mut victim = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 30);
+    wait_for("eleven viewers", Duration::from_secs(20), || {
+        (spy.stream("cam")["viewers"] == 11).then_some(())
+    });
+    let before = spy.stream("cam");
+    // Killed with its player: no TEARDOWN is said.
+    let pid = victim.pid();
+    let players = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    victim.kill9();
+    for player in players.split_whitespace().map(|pid| pid.parse().unwrap()) {
+        let player = rustix::process::Pid::from_raw(player).unwrap();
+        let _ = rustix::process::kill_process(player, rustix::process::Signal::KILL);
+    }
+    wait_for("the killed one to be noticed", Duration::from_secs(20), || {
+        (f(&spy.stream("cam")["viewers"]) <= 10.0).then_some(())
+    });
+    for (n, viewer) in viewers.into_iter().enumerate() {
+        let seen = report(viewer, Duration::from_secs(40));
+        assert_eq!(seen["ordered"], true, "viewer {n}: {seen}");
+        assert!(f(&seen["pictures"]) >= 20.0, "viewer {n}: {seen}");
+    }
+    let after = spy.stream("cam");
+    let units = f(&after["units"]) - f(&before["units"]);
+    assert!(
+        units <= f(&after["frames"]) - f(&before["frames"]) + 3.0,
+        "one encode a frame, whoever watches: {after}"
+    );
+    wait_for("all viewers to be gone", Duration::from_secs(90), || {
+        (spy.stream("cam")["viewers"] == 0).then_some(())
+    });
+    spy.daemon.check_log();
+}
+
+#[test]
+fn a_viewer_waits_for_a_producer_that_was_killed_and_sees_it_come_back() {
+    needs_players!();
+    let scratch = Scratch::new("spyk");
+    let spy = Spyglass::start(&scratch, "", "");
+    let mut app = spy.app("cam", SIZE, FPS, 60);
+    spy.wait_state("cam", "WAITING");
+    let viewer = spy.viewer("gst", "tcp", &spy.url("cam"), 14);
+    spy.wait_state("cam", "STREAMING");
+    std::thread::sleep(Duration::from_secs(2));
+    app.kill9();
+    spy.wait_state("cam", "STOPPED");
+    std::thread::sleep(Duration::from_secs(2));
+    let back = Instant::now();
+    let _app = spy.app("cam", SIZE, FPS, 60);
+    spy.wait_state("cam", "STREAMING");
+    println!("streaming again after {:?}", back.elapsed());
+    let seen = report(viewer, Duration::from_secs(40));
+    let numbers: Vec<f64> = seen["numbers"].as_array().unwrap().iter().map(f).collect();
+    let restarts = numbers.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    assert_eq!(restarts, 1, "the second producer counts from zero again: {seen}");
+    let after = numbers.iter().rev().take_while(|n| **n < numbers[0] + 200.0).count();
+    assert!(after > 40, "pictures of the second one: {seen}");
+    assert_eq!(spy.stream("cam")["sessions"], 2);
+    spy.daemon.check_log();
+}
+
+#[test]
+fn two_producers_have_a_stream_each_and_a_name_is_given_once() {
+    needs_players!();
+    let scratch = Scratch::new("spy2");
+    let spy = Spyglass::start(&scratch, "", "");
+    let _one = spy.app("one", (320, 180), 10, 40);
+    let _two = spy.app("two", (321, 241), 15, 40);
+    spy.wait_state("one", "WAITING");
+    spy.wait_state("two", "WAITING");
+    let third = report(spy.app("one", (64, 48), 10, 2), Duration::from_secs(20));
+    assert_eq!((&third["sent"], &third["state"]), (&0.into(), &"ERROR".into()), "{third}");
+    assert!(third["error"].as_str().unwrap().contains("another application feeds"), "{third}");
+    let viewers = [("one", (320, 180)), ("two", (322, 242))];
+    let playing: Vec<Process> =
+        viewers.iter().map(|(name, _)| spy.viewer("ffmpeg", "tcp", &spy.url(name), 5)).collect();
+    for ((name, size), viewer) in viewers.iter().zip(playing) {
+        check(&report(viewer, Duration::from_secs(30)), *size, name);
+    }
+    let probe = Command::new("ffprobe")
+        .args(["-v", "error", "-rtsp_transport", "tcp", "-select_streams", "v", "-show_entries"])
+        .args(["stream=codec_name,width,height,has_b_frames", "-of", "csv=p=0", &spy.url("two")])
+        .output()
+        .unwrap();
+    let probe = String::from_utf8_lossy(&probe.stdout).trim().to_owned();
+    assert_eq!(probe, "h264,322,242,0");
+    spy.daemon.check_log();
+}
+
+#[test]
+fn viewers_need_the_password_where_there_is_one() {
+    needs_players!();
+    let scratch = Scratch::new("spya");
+    let passwords = scratch.write("passwords", "anna:s3cret\n");
+    let more = format!("[access]\npassword-file = \"{}\"\n", passwords.display());
+    let spy = Spyglass::start(&scratch, "", &more);
+    let _app = spy.app("cam", (320, 180), 10, 40);
+    spy.wait_state("cam", "WAITING");
+    for who in ["", "anna:wrong@", "bert:s3cret@"] {
+        let url = spy.url("cam").replace("rtsp://", &format!("rtsp://{who}"));
+        let seen = report(spy.viewer("ffmpeg", "tcp", &url, 3), Duration::from_secs(30));
+        assert_eq!(seen["pictures"], 0, "{who}: {seen}");
+        assert!(seen["error"].as_str().unwrap().contains("401"), "{who}: {seen}");
+    }
+    let url = spy.url("cam").replace("rtsp://", "rtsp://anna:s3cret@");
+    check(
+        &report(spy.viewer("ffmpeg", "tcp", &url, 5), Duration::from_secs(30)),
+        (320, 180),
+        "with password",
+    );
+    assert!(!spy.daemon.lines.contain("s3cret"));
+}
+
+#[test]
+fn a_source_of_its_own_runs_while_somebody_watches() {
+    needs_players!();
+    let scratch = Scratch::new("spyo");
+    let more = "[encoder]\nidle-close-ms = 1000\n[[stream]]\nname = \"test\"\nsource = \"gst:videotestsrc is-live=true ! \
+                video/x-raw,width=320,height=240,framerate=15/1\"\n";
+    let spy = Spyglass::start(&scratch, "", more);
+    assert_eq!(spy.stream("test")["state"], "WAITING");
+    let seen = report(spy.viewer("ffmpeg", "tcp", &spy.url("test"), 5), Duration::from_secs(30));
+    assert_eq!(seen["size"], serde_json::json!([320, 240]), "{seen}");
+    assert!(f(&seen["pictures"]) > 30.0, "{seen}");
+    spy.wait_state("test", "WAITING");
+    let frames = spy.stream("test")["frames"].clone();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(spy.stream("test")["frames"], frames, "the source is closed");
+    let missing = Command::new("ffprobe").args(["-v", "error", &spy.url("nothing")]).output().unwrap();
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("404"), "an unknown stream is not there");
+    env::run(&mut spy.daemon.command(&["--check"]));
+}

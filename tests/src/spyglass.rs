@@ -1,0 +1,171 @@
+//! spyglassd under test: the daemon, applications that feed it (`tests/spyglass_app.py`), and viewers
+//! (`tests/spyglass_view.py`, which reads the bar code of each picture).
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use serde_json::Value;
+
+use crate::daemon::Daemon;
+use crate::env::{self, root, wait_for};
+use crate::net::free_port;
+use crate::process::Process;
+use crate::scratch::Scratch;
+
+/// A daemon with RTSP.
+pub struct Spyglass {
+    /// The daemon.
+    pub daemon: Daemon,
+    /// RTSP's port.
+    pub port: u16,
+}
+
+impl Spyglass {
+    /// Starts it; `more` is added to its configuration, `rtsp` to its `[rtsp]`.
+    pub fn start(scratch: &Scratch, rtsp: &str, more: &str) -> Spyglass {
+        let port = free_port();
+        let toml = format!(
+            "ctl-socket = \"{{dir}}/ctl.sock\"\ncache-dir = \"{{dir}}\"\n[frames]\nsocket = \"{{dir}}/f.sock\"\n\
+             [rtsp]\nlisten = \"127.0.0.1:{port}\"\n{rtsp}\n{more}"
+        );
+        let mut daemon = Daemon::new(scratch, "spyglassd", "spy", &toml);
+        daemon.env("GST_REGISTRY", registry().to_string_lossy());
+        daemon.start_ready();
+        Spyglass { daemon, port }
+    }
+
+    /// The frames socket.
+    pub fn socket(&self) -> PathBuf {
+        self.daemon.dir.join("f.sock")
+    }
+
+    /// A stream's address.
+    pub fn url(&self, name: &str) -> String {
+        format!("rtsp://127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// An application that feeds `name` for so many seconds.
+    pub fn app(&self, name: &str, size: (u32, u32), fps: u32, seconds: u32) -> Process {
+        let mut command = Command::new("python3");
+        command.arg(root().join("tests/spyglass_app.py")).arg(self.socket()).arg(name);
+        command
+            .args([size.0, size.1, fps, seconds].map(|n| n.to_string()))
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        Process::start("application", &mut command)
+    }
+
+    /// A viewer that plays for so many seconds.
+    pub fn viewer(&self, player: &str, transport: &str, url: &str, seconds: u32) -> Process {
+        let mut command = Command::new("python3");
+        command.arg(root().join("tests/spyglass_view.py")).args([
+            player,
+            transport,
+            url,
+            &seconds.to_string(),
+        ]);
+        command.env("GST_REGISTRY", registry());
+        Process::start("viewer", &mut command)
+    }
+
+    /// What `/status` says of a stream; null when there is none.
+    pub fn stream(&self, name: &str) -> Value {
+        let status = self.daemon.status();
+        let streams = status["streams"].as_array().cloned().unwrap_or_default();
+        streams.into_iter().find(|s| s["name"] == name).unwrap_or(Value::Null)
+    }
+
+    /// Waits until a stream is in a state.
+    pub fn wait_state(&self, name: &str, state: &str) {
+        wait_for(
+            &format!("{name} to be {state}, not {}", self.stream(name)),
+            Duration::from_secs(20),
+            || (self.stream(name)["state"] == state).then_some(()),
+        );
+    }
+}
+
+/// GStreamer's registry, shared by all tests of a run: making it takes seconds.
+fn registry() -> PathBuf {
+    std::env::temp_dir().join("edge-tests-gstreamer-registry.bin")
+}
+
+/// The line of JSON that an application or a viewer ends with.
+pub fn report(mut process: Process, within: Duration) -> Value {
+    process.wait_exit(within);
+    let lines = process.lines.all();
+    let line = lines.iter().rev().find(|l| l.starts_with('{'));
+    let line = line.unwrap_or_else(|| panic!("{} gave no report:\n{}", process.name, process.lines.tail(20)));
+    serde_json::from_str(line).unwrap()
+}
+
+/// Whether what the tests need is installed: Python with numpy.
+pub fn have_numpy() -> bool {
+    env::have("python3")
+        && Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|o| o.status.success())
+}
+
+/// A client that says what it likes.
+pub struct Raw {
+    socket: OwnedFd,
+}
+
+impl Raw {
+    /// Connects.
+    pub fn connect(spyglass: &Spyglass) -> Raw {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        rustix::net::connect(&socket, &SocketAddrUnix::new(spyglass.socket()).unwrap()).unwrap();
+        rustix::net::sockopt::set_socket_timeout(
+            &socket,
+            rustix::net::sockopt::Timeout::Recv,
+            Some(Duration::from_secs(15)),
+        )
+        .unwrap();
+        Raw { socket }
+    }
+
+    /// Sends a packet; `false` when the daemon has hung up.
+    pub fn send(&self, packet: &[u8]) -> bool {
+        rustix::net::send(&self.socket, packet, SendFlags::NOSIGNAL).is_ok()
+    }
+
+    /// The next packet, without any descriptor; empty when the daemon has hung up.
+    pub fn receive(&self) -> Vec<u8> {
+        let mut packet = vec![0; 512];
+        let (_, len) = rustix::net::recv(&self.socket, &mut packet[..], RecvFlags::empty()).unwrap_or((0, 0));
+        packet.truncate(len);
+        packet
+    }
+
+    /// The text of the ERROR that the daemon says next.
+    pub fn error(&self) -> String {
+        let packet = self.receive();
+        assert!(packet.len() == 256 && packet[4] == 5, "no ERROR: {packet:?}");
+        String::from_utf8_lossy(&packet[8..]).trim_end_matches('\0').to_owned()
+    }
+}
+
+/// A message: magic, type, length, body.
+pub fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + body.len()).unwrap();
+    [b"SPY1", &kind.to_le_bytes()[..], &length.to_le_bytes(), body].concat()
+}
+
+/// HELLO for packed BGR frames.
+pub fn hello(name: &str, (width, height): (u32, u32), stride: u32, format: u32, slots: u32) -> Vec<u8> {
+    let words = [width, height, stride, format, 0, 0, slots, 0];
+    let mut body: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    body.extend_from_slice(name.as_bytes());
+    body.resize(96, 0);
+    message(1, &body)
+}
+
+/// FRAME of packed pixels.
+pub fn frame(slot: u32, (width, height): (u32, u32), stride: u32, pts_ns: u64) -> Vec<u8> {
+    let mut body: Vec<u8> = [slot, width, height, stride].iter().flat_map(|w| w.to_le_bytes()).collect();
+    body.extend_from_slice(&pts_ns.to_le_bytes());
+    body.extend_from_slice(&[0; 8]);
+    message(3, &body)
+}
