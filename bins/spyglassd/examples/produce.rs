@@ -21,6 +21,8 @@ use spyglassd::frames::wire::{BYTES_MAX, Frame, Hello, Message};
 const SIZE: (u32, u32) = (640, 360);
 const FPS: u32 = 30;
 
+type Received = Option<(Message, Option<OwnedFd>)>;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [socket, name, rest @ ..] = &args[..] else {
@@ -88,7 +90,8 @@ fn send(link: &OwnedFd, message: &Message) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn receive(link: &OwnedFd, flags: RecvFlags) -> Result<Option<(Message, Option<OwnedFd>)>, Box<dyn Error>> {
+/// The next message, with the memory that may come with it; `None` when nothing waits.
+fn receive(link: &OwnedFd, flags: RecvFlags) -> Result<Received, Box<dyn Error>> {
     let mut packet = [0u8; BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
