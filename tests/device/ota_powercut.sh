@@ -17,7 +17,7 @@ complain() { echo "WRONG $*"; FAILED=1; }
 
 case $VM_PHASE in
 write)
-    ota_install 2
+    ota_install 4
     # What the package manager wrote is on disk on any real device; what otad writes is its own affair.
     sync
     systemctl start otad || { journalctl -u otad -o cat | tail; exit 9; }

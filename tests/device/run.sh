@@ -55,7 +55,7 @@ powercut)
     fi
     if [ "$daemon" = ota ]; then
         cp tests/device/ota_powercut.sh "$DIR/check.sh"
-        "$VM" powercut -t 300 --arm --min 0.2 --max 9 "$@" "$IMG" tests/device/ota_powercut.sh "$DIR"
+        "$VM" powercut -t 300 --arm --min 0.5 --max 25 "$@" "$IMG" tests/device/ota_powercut.sh "$DIR"
         exit
     fi
     cp tests/device/powercut.sh "$DIR/check.sh"
