@@ -107,6 +107,7 @@ BEFORE=$(systemctl show otad -P NRestarts)
 systemctl kill --kill-whom=main -s KILL otad
 expect "systemd starts it again" soon sh -c "[ \$(systemctl show otad -P NRestarts) -gt $BEFORE ] && otad status"
 expect "the trial goes on" soon state_is watching-health
+expect "the start is counted once" sh -c 'journalctl -u otad -o cat | grep -q "6-.* is on trial, start 1: going on"'
 expect "and is committed" soon sh -c 'otad history | tail -n 1 | grep -q "committed .*ticker 6"'
 expect "both run" soon runs "6 6"
 
