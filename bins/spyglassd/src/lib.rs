@@ -6,6 +6,7 @@ pub mod core;
 pub mod frames;
 pub mod h264;
 pub mod mail;
+pub mod kvs;
 pub mod mkv;
 pub mod outputs;
 pub mod pipeline;
