@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge::aws::credentials::{ChainConfig, IotConfig, Vars};
+use edge::aws::credentials::{ChainConfig, IotTable, Vars};
 use edge::aws::{s3 as address, tls};
 use edge::config::{self, Loaded};
 use edge::device::Device;
@@ -51,18 +51,7 @@ pub struct Target {
     pub create: bool,
     pub file_mode: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub iot: Option<Iot>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct Iot {
-    pub endpoint: String,
-    pub role_alias: String,
-    pub thing_name: String,
-    pub cert_file: PathBuf,
-    pub key_file: PathBuf,
-    pub ca_file: PathBuf,
+    pub iot: Option<IotTable>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -342,7 +331,7 @@ fn s3(loaded: &Loaded<Raw>, vars: &Vars, name: &str) -> Result<Settings, config:
         let files = tls::Files { ca, cert: None, key: None };
         tls::load(&files).map_err(|error| wrong("ca-file", &edge::log::chain(&error)))?
     };
-    let iot = target.iot.as_ref().map(|iot| iot_config(loaded, iot)).transpose()?;
+    let iot = target.iot.as_ref().map(|iot| iot.to_config(loaded, "target.iot")).transpose()?;
     let ms = Duration::from_millis;
     let upload = &loaded.raw.upload;
     Ok(Settings {
@@ -355,27 +344,6 @@ fn s3(loaded: &Loaded<Raw>, vars: &Vars, name: &str) -> Result<Settings, config:
         idle_timeout: ms(upload.idle_timeout_ms),
         request_timeout: ms(upload.request_timeout_ms),
     })
-}
-
-fn iot_config(loaded: &Loaded<Raw>, iot: &Iot) -> Result<IotConfig, config::Error> {
-    let wrong = |key: &str, message: &str| loaded.problem(&format!("target.iot.{key}"), message);
-    let host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':');
-    if iot.endpoint.is_empty() || !iot.endpoint.chars().all(host) {
-        return Err(wrong(
-            "endpoint",
-            "expected the host that `aws iot describe-endpoint --endpoint-type iot:CredentialProvider` prints",
-        ));
-    }
-    let alias = |c: char| c.is_ascii_alphanumeric() || "=,@-_.".contains(c);
-    if iot.role_alias.is_empty() || !iot.role_alias.chars().all(alias) {
-        return Err(wrong("role-alias", "expected the name of a role alias"));
-    }
-    let (cert, key) = (iot.cert_file.clone(), config::secret_path(&iot.key_file));
-    let ca = (!iot.ca_file.as_os_str().is_empty()).then(|| iot.ca_file.clone());
-    let files = tls::Files { ca: ca.clone(), cert: Some(cert.clone()), key: Some(key.clone()) };
-    tls::load(&files).map_err(|error| wrong("cert-file", &edge::log::chain(&error)))?;
-    let url = format!("https://{}/role-aliases/{}/credentials", iot.endpoint, iot.role_alias);
-    Ok(IotConfig { url, thing_name: some(&iot.thing_name), cert, key, ca })
 }
 
 fn objects(loaded: &Loaded<Raw>, prefix: String, folder: bool) -> Result<Objects, config::Error> {

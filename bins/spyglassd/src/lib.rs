@@ -21,3 +21,7 @@ mod daemon;
 mod program;
 
 pub use program::Spyglassd;
+pub mod inbox;
+pub mod mp4;
+pub mod record;
+pub mod web;

@@ -30,6 +30,10 @@ const OPEN: Duration = Duration::from_secs(20);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// A fragment that was refused this often for what it is is not sent again.
 const REFUSALS_MAX: u32 = 3;
+/// Ends of credentials that are nearer than this are the same end, read twice.
+const SAME: Duration = Duration::from_secs(5);
+/// The service takes five fragments a second, which matters when a backlog is sent.
+const FRAGMENT_EVERY: Duration = Duration::from_millis(210);
 /// INVALID_MKV_DATA.
 const INVALID: u32 = 4006;
 
@@ -147,6 +151,8 @@ struct Conn {
     sending: Option<(u64, usize)>,
     /// The first fragment not looked at yet.
     next_seq: u64,
+    /// When the next fragment may begin.
+    next_at: Instant,
     /// What waits for PERSISTED.
     sent: VecDeque<Sent>,
     opened: Instant,
@@ -195,7 +201,7 @@ impl Session {
         let (min, max) = policy.backoff;
         // The wait's floor is half of the first ceiling, so that the configured minimum is one.
         let backoff = Backoff::new(min * 2, max, Duration::from_secs(5));
-        let first_run = ring.from(0).map_or(0, |_| 1 << 32);
+        let first_run = ring.last_run().map_or(0, |run| run + 1);
         let cutter = Cutter::new(policy.fragment, first_run);
         let (rng, prepared) = (fastrand::Rng::with_seed(seed), Prepared { expires: None });
         let mut session = Session {
@@ -298,7 +304,7 @@ impl Session {
             (State::Asking, Err(why)) => self.fail(why, now),
             (State::Open, Ok(prepared)) => {
                 let conn = self.conn.as_ref();
-                let worse = |ours: Instant| prepared.expires.is_some_and(|theirs| theirs <= ours);
+                let worse = |ours: Instant| prepared.expires.is_some_and(|theirs| theirs <= ours + SAME);
                 let ending = conn.and_then(|c| c.expires).filter(|end| *end <= now.at + self.policy.renew);
                 if ending.is_some_and(worse) {
                     self.ask_at = Some(now.at + ASK_AGAIN);
@@ -341,6 +347,7 @@ impl Session {
             head: Some(std::array::from_fn(|_| self.rng.u8(..))),
             sending: None,
             next_seq: first.seq,
+            next_at: now.at,
             sent: VecDeque::new(),
             opened: now.at,
             expires: self.prepared.expires,
@@ -546,6 +553,10 @@ impl Session {
         if fragment.run.id != conn.run.id {
             return Piece::Finish;
         }
+        if now.at < conn.next_at {
+            return Piece::Nothing;
+        }
+        conn.next_at = now.at + FRAGMENT_EVERY;
         let (seq, start_ms) = (fragment.seq, fragment.start_ms);
         if !self.ring.load(seq) {
             return Piece::More;
@@ -621,8 +632,8 @@ impl Session {
 
     /// When [`Session::timer`] is to be called next.
     #[must_use]
-    pub fn deadline(&mut self) -> Option<Instant> {
-        let open = self.ring.open().is_some();
+    pub fn deadline(&self) -> Option<Instant> {
+        let open = self.ring.is_open();
         let pause = self.unit_at.filter(|_| open).map(|at| at + self.policy.pause);
         let state = match self.state {
             State::Backoff(at) | State::Opening(at) | State::Finishing(at) => Some(at),
@@ -630,7 +641,9 @@ impl Session {
                 // The end of the connection after the last frame is looked at when the shell fills.
                 let quiet = self.conn.as_ref().is_some_and(|c| c.sending.is_none() && c.sent.is_empty());
                 let linger = self.unit_at.filter(|_| quiet).map(|at| at + self.policy.linger);
-                [self.stalled_at(), self.renew_at(), linger].into_iter().flatten().min()
+                let paced = self.conn.as_ref().filter(|conn| conn.sending.is_none() && self.pending());
+                let paced = paced.map(|conn| conn.next_at);
+                [self.stalled_at(), self.renew_at(), linger, paced].into_iter().flatten().min()
             }
             State::Idle | State::Asking | State::Stopped => None,
         };

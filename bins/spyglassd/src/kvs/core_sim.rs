@@ -317,8 +317,8 @@ impl Sim {
             let timecode_ms = Some(fragment.timecode_ms);
             server.acks.push_back((last, Ack { kind, timecode_ms, number: String::new() }));
         }
-        while server.acks.front().is_some_and(|(at, _)| *at <= now.at) {
-            let Some((_, ack)) = server.acks.pop_front() else { break };
+        // One at a turn.
+        if let Some((_, ack)) = server.acks.pop_front_if(|(at, _)| *at <= now.at) {
             let fragment = server
                 .reader
                 .fragments
@@ -342,8 +342,6 @@ impl Sim {
             if self.server.is_none() {
                 return;
             }
-            // One at a turn.
-            break;
         }
         let Some(server) = &self.server else { return };
         if server.breaks_after.is_some_and(|n| server.got >= n) {

@@ -89,6 +89,11 @@ impl Ring {
         self.next_seq
     }
 
+    /// The highest run's number.
+    pub fn last_run(&self) -> Option<u64> {
+        self.entries.iter().map(|entry| entry.fragment.run.id).max()
+    }
+
     /// Adds the newest.
     pub fn push(&mut self, fragment: Fragment) {
         self.next_seq = fragment.seq + 1;
@@ -99,6 +104,11 @@ impl Ring {
     /// The open fragment.
     pub fn open(&mut self) -> Option<&mut Fragment> {
         self.entries.back_mut().map(|e| &mut e.fragment).filter(|f| f.end == End::Open)
+    }
+
+    /// Whether the newest fragment is open.
+    pub fn is_open(&self) -> bool {
+        self.entries.back().is_some_and(|entry| entry.fragment.end == End::Open)
     }
 
     /// The open fragment has grown by so many bytes.

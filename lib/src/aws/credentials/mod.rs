@@ -17,11 +17,13 @@ mod http;
 mod process;
 mod profile;
 mod provider;
+mod table;
 
 pub use answer::{Shape, parse};
 pub use chain::{ChainConfig, IotConfig, Vars};
 pub use profile::parse_ini;
 pub use provider::Provider;
+pub use table::IotTable;
 
 use crate::config::Secret;
 

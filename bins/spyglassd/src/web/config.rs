@@ -1,0 +1,83 @@
+//! `[web]`: its keys, defaults and checks.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use edge::config::{Error, Loaded, Size};
+use serde::{Deserialize, Serialize};
+
+/// The table as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Raw {
+    /// Where to listen; empty: not at all.
+    pub listen: String,
+    /// Pictures a second of `/<name>.mjpg`.
+    pub jpeg_fps: u32,
+    /// Their quality.
+    pub jpeg_quality: u32,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Bytes that wait for one viewer.
+    pub viewer_bytes_max: Size,
+}
+
+impl Default for Raw {
+    fn default() -> Raw {
+        Raw {
+            listen: "127.0.0.1:8555".into(),
+            jpeg_fps: 5,
+            jpeg_quality: 80,
+            connections_max: 64,
+            viewer_bytes_max: Size::mib(4),
+        }
+    }
+}
+
+/// What the page runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen; `None`: not at all.
+    pub listen: Option<SocketAddr>,
+    /// Pictures a second of `/<name>.mjpg`, at most.
+    pub jpeg_fps: u32,
+    /// Their quality, 1 to 100.
+    pub jpeg_quality: u32,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Bytes that wait for one viewer before it is skipped to the next key frame.
+    pub viewer_bytes_max: usize,
+}
+
+impl Raw {
+    /// Checks the table, which is called `prefix` in the file.
+    ///
+    /// # Errors
+    /// With line, column, key and expectation.
+    pub fn to_config<R>(&self, loaded: &Loaded<R>, prefix: &str) -> Result<Config, Error> {
+        let wrong = |key: &str, message: &str| loaded.problem(&format!("{prefix}.{key}"), message);
+        let address = || self.listen.to_socket_addrs().ok()?.next();
+        let listen = match self.listen.as_str() {
+            "" => None,
+            _ => Some(address().ok_or_else(|| {
+                wrong("listen", "expected an address and a port such as \"127.0.0.1:8555\", or \"\" for none")
+            })?),
+        };
+        let within = |key: &str, value: u64, min: u64, max: u64| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(wrong(key, &format!("expected an integer from {min} to {max}, found {value}")))
+        };
+        within("jpeg-fps", self.jpeg_fps.into(), 1, 30)?;
+        within("jpeg-quality", self.jpeg_quality.into(), 1, 100)?;
+        within("connections-max", self.connections_max as u64, 4, 4096)?;
+        within("viewer-bytes-max", self.viewer_bytes_max.0, 256 << 10, 1 << 30)?;
+        Ok(Config {
+            listen,
+            jpeg_fps: self.jpeg_fps,
+            jpeg_quality: self.jpeg_quality,
+            connections_max: self.connections_max,
+            viewer_bytes_max: self.viewer_bytes_max.as_usize(),
+        })
+    }
+}
