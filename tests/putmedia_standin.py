@@ -237,6 +237,16 @@ class Handler(BaseHTTPRequestHandler):
         service.log(event="endpoint", port=port)
         self.answer(200, {"DataEndpoint": "https://localhost:%d" % port})
 
+    def refuse(self, status, value, kind):
+        """Answers and reads on until the client has heard: closing at once would reset the connection under the answer."""
+        self.answer(status, value, kind)
+        self.connection.settimeout(2)
+        try:
+            while self.rfile.read1(65536):
+                pass
+        except OSError:
+            pass
+
     def put(self):
         service = self.service
         number, fault = service.take()
@@ -253,9 +263,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self.authorized(b"", NEEDED):
             return self.answer(403, {"message": "no"}, "InvalidSignatureException")
         if kind == "expired":
-            return self.answer(403, {"message": "The security token is expired"}, "ExpiredTokenException")
+            return self.refuse(403, {"message": "The security token is expired"}, "ExpiredTokenException")
         if kind == "status":
-            return self.answer(fault["status"], {"message": "scripted"}, "ServiceUnavailableException")
+            return self.refuse(fault["status"], {"message": "scripted"}, "ServiceUnavailableException")
         start = self.headers["x-amzn-producer-start-timestamp"]
         if self.headers["x-amzn-stream-name"] != service.args.stream or len(start.partition(".")[2]) != 3:
             service.problem("stream or start are wrong: %s" % start)
