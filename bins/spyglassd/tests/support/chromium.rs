@@ -57,7 +57,7 @@ impl Browser {
             }
         });
         let mut browser = Browser { child, to: writing, from: receive, next: 0, session: None };
-        let target = browser.call("Target.createTarget", json!({ "url": url, "width": 1000, "height": 800 }));
+        let target = browser.call("Target.createTarget", json!({ "url": url }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = browser.call("Target.attachToTarget", attach)["sessionId"].as_str().unwrap().to_owned();
         browser.session = Some(session);
