@@ -104,12 +104,25 @@ impl Sink {
 
     /// Sends what is left, as far as that goes within three seconds, and ends the threads.
     pub fn stop(mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.wake();
+        self.end();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             log::error!("kvs: the sending thread has panicked");
+        }
+    }
+
+    fn end(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+}
+
+/// Without [`Sink::stop`] the thread does the same, but nobody waits for it.
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.end();
         }
     }
 }
@@ -336,7 +349,8 @@ impl Shell {
     }
 
     fn publish(&self) {
-        let expires_s = self.link.as_ref().and_then(|link| link.target().credentials.expires_s);
+        let target = self.link.as_ref().map(Link::target).or(self.target.as_deref());
+        let expires_s = target.and_then(|target| target.credentials.expires_s);
         let dropped = self.shared.inbox.dropped();
         *lock(&self.shared.status) = status::of(&self.session, &self.stream, expires_s, dropped);
     }

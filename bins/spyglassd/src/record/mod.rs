@@ -41,7 +41,7 @@ struct Shared {
 /// A recording.
 pub struct Sink {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Sink {
@@ -67,13 +67,13 @@ impl Sink {
         recorder.recover();
         let name = format!("record-{stream}").chars().take(15).collect();
         let thread = std::thread::Builder::new().name(name).spawn(move || recorder.run())?;
-        Ok(Sink { shared, thread })
+        Ok(Sink { shared, thread: Some(thread) })
     }
 
     /// Takes a unit. Never blocks for long.
     pub fn push(&self, unit: &Unit) {
         self.shared.inbox.push(unit);
-        self.thread.thread().unpark();
+        self.wake();
     }
 
     /// Whether units are needed: always.
@@ -95,12 +95,28 @@ impl Sink {
     }
 
     /// Completes the file and ends the thread.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        if self.thread.join().is_err() {
+        self.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
             log::error!("record: the writing thread has panicked");
         }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+/// Without [`Sink::stop`] the thread does the same, but nobody waits for it.
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.wake();
     }
 }
 
