@@ -5,23 +5,23 @@ pub mod config;
 pub mod core;
 pub mod frames;
 pub mod h264;
-pub mod mail;
+pub mod inbox;
 pub mod kvs;
+pub mod mail;
 pub mod mkv;
+pub mod mp4;
 pub mod outputs;
 pub mod pipeline;
+pub mod record;
 #[cfg(feature = "rtsp")]
 pub mod rtsp;
 pub mod sources;
 pub mod status;
 pub mod stream;
 pub mod unit;
+pub mod web;
 
 mod daemon;
 mod program;
 
 pub use program::Spyglassd;
-pub mod inbox;
-pub mod mp4;
-pub mod record;
-pub mod web;
