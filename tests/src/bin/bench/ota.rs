@@ -56,7 +56,7 @@ pub fn run(verdicts: &mut Vec<Verdict>) {
                 name,
                 format!("{:.2}", best(all)),
                 format!("{ratio:.2}"),
-                format!("{:.1}", last.peak_mb),
+                if last.peak_mb.is_nan() { "-".into() } else { format!("{:.1}", last.peak_mb) },
                 format!("{:.0}", last.written_mb),
             ]);
         }
