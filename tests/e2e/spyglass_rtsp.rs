@@ -224,7 +224,9 @@ fn a_source_of_its_own_runs_while_somebody_watches() {
     let seen = report(spy.viewer("ffmpeg", "tcp", &spy.url("test"), 5), Duration::from_secs(30));
     assert_eq!(seen["size"], serde_json::json!([320, 240]), "{seen}");
     assert!(f(&seen["pictures"]) > 30.0, "{seen}");
-    spy.wait_state("test", "WAITING");
+    wait_for("the source to be closed", Duration::from_secs(30), || {
+        spy.stream("test")["why"].as_str().unwrap().contains("source is closed").then_some(())
+    });
     let frames = spy.stream("test")["frames"].clone();
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(spy.stream("test")["frames"], frames, "the source is closed");
