@@ -22,6 +22,8 @@ ctl-socket = "$DIR/ctl.sock"
 cache-dir = "$DIR"
 [frames]
 socket = "$DIR/frames.sock"
+[web]
+listen = "127.0.0.1:${WEB_PORT:-8555}"
 [rtsp]
 listen = "127.0.0.1:${PORT:-8554}"
 TOML
@@ -36,6 +38,7 @@ done
 "$BIN/examples/produce" "$DIR/frames.sock" pattern "$((${SECONDS_MAX:-600} * 30))" &
 PIDS="$PIDS $!"
 echo "watch:   ffplay -fflags nobuffer rtsp://127.0.0.1:${PORT:-8554}/pattern"
+echo "page:    http://127.0.0.1:${WEB_PORT:-8555}/"
 echo "status:  curl --unix-socket $DIR/ctl.sock http://x/status"
 echo "end:     Ctrl-C"
 wait "${PIDS##* }"

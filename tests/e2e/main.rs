@@ -29,5 +29,6 @@ mod sideload_dev;
 mod sideload_sync;
 mod sideload_together;
 mod spyglass_frames;
+mod spyglass_outputs;
 mod spyglass_rtsp;
 mod store;

@@ -29,7 +29,7 @@ impl Spyglass {
         let port = free_port();
         let toml = format!(
             "ctl-socket = \"{{dir}}/ctl.sock\"\ncache-dir = \"{{dir}}\"\n[frames]\nsocket = \"{{dir}}/f.sock\"\n\
-             [rtsp]\nlisten = \"127.0.0.1:{port}\"\n{rtsp}\n{more}"
+             [web]\nlisten = \"\"\n[rtsp]\nlisten = \"127.0.0.1:{port}\"\n{rtsp}\n{more}"
         );
         let mut daemon = Daemon::new(scratch, "spyglassd", "spy", &toml);
         daemon.env("GST_REGISTRY", registry().to_string_lossy());

@@ -84,7 +84,7 @@ impl<'a> Daemon<'a> {
         let waker = Arc::new(Waker::new(registry, WAKER).map_err(Failure::os)?);
         let (mail, letters) = mail::channel(config.raw.limits.units_waiting, waker);
         let ctl = Ctl::bind(&config.raw.ctl_socket, registry).map_err(Failure::os)?;
-        let outputs = Outputs::open(&config, &mail)?;
+        let outputs = Outputs::open(&config, registry, &mail)?;
         let port = Port::bind(config.port.clone(), registry, FRAMES).map_err(Failure::os)?;
         let now = Instant::now();
         let mut daemon = Daemon {
@@ -112,6 +112,7 @@ impl<'a> Daemon<'a> {
             }
             daemon.streams.push(made);
         }
+        daemon.name_streams();
         let watchdog = daemon.notifier.watchdog_interval();
         daemon.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
         daemon.timers.set(Timer::Tick, now + TICK);
@@ -127,7 +128,12 @@ impl<'a> Daemon<'a> {
         let mut events = Events::with_capacity(256);
         let mut more = false;
         while matches!(self.life, Life::Running) {
-            let deadlines = [self.timers.deadline(), self.ctl.deadline(), self.port.deadline()];
+            let deadlines = [
+                self.timers.deadline(),
+                self.ctl.deadline(),
+                self.port.deadline(),
+                self.outputs.deadline(Instant::now()),
+            ];
             let timeout = if more { Some(Duration::ZERO) } else { poll_timeout(Instant::now(), deadlines) };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -140,6 +146,8 @@ impl<'a> Daemon<'a> {
             more = self.turn(now);
         }
         let _ = self.poll.registry().deregister(self.signals);
+        self.streams.clear();
+        self.outputs.close();
         Ok(match self.life {
             Life::Again(config) => Some(*config),
             _ => None,
@@ -162,6 +170,10 @@ impl<'a> Daemon<'a> {
             token if self.port.owns(token) => {
                 self.port.ready(self.poll.registry(), token, now, &mut self.port_events);
                 self.heard(now);
+            }
+            token if self.outputs.owns(token) => {
+                let status = self.status(now);
+                self.outputs.ready(self.poll.registry(), event, now, &status);
             }
             // A token that nobody owns any more belongs to a connection that just ended.
             _ => {}
@@ -205,6 +217,11 @@ impl<'a> Daemon<'a> {
             taken += 1;
             self.deliver(mail, now);
         }
+        if self.outputs.deadline(now).is_some_and(|at| at <= now) {
+            let status = self.status(now);
+            self.outputs.timer(self.poll.registry(), now, &status);
+        }
+        self.outputs.flush(now);
         self.wishes(now);
         if self.ctl.deadline().is_some_and(|at| at <= now) {
             let view = view(&self.streams, &self.outputs, &self.mail, &self.port, self.begun, now);
@@ -277,8 +294,8 @@ impl<'a> Daemon<'a> {
     fn deliver(&mut self, mail: Mail, now: Instant) {
         let Some(stream) = self.streams.iter_mut().find(|s| s.id == mail.stream) else { return };
         match stream.letter(mail.run, mail.letter, now) {
-            Step::Unit(unit) => self.outputs.push(&stream.config.name, &unit),
-            Step::Jpeg(jpeg) => self.outputs.push_jpeg(&stream.config.name, jpeg, unix_ms()),
+            Step::Unit(unit) => self.outputs.push(&stream.config.name, &unit, now),
+            Step::Jpeg(jpeg) => self.outputs.push_jpeg(&stream.config.name, &jpeg, now),
             Step::None => {}
         }
     }
@@ -367,7 +384,17 @@ impl<'a> Daemon<'a> {
         }
         let stream = self.make(config);
         self.streams.push(stream);
+        self.name_streams();
         Ok(self.streams.len() - 1)
+    }
+
+    fn name_streams(&mut self) {
+        let names: Vec<String> = self.streams.iter().map(|s| s.config.name.clone()).collect();
+        self.outputs.set_streams(&names);
+    }
+
+    fn status(&self, now: Instant) -> serde_json::Value {
+        view(&self.streams, &self.outputs, &self.mail, &self.port, self.begun, now).json()
     }
 
     fn make(&mut self, config: crate::config::StreamConfig) -> Stream {

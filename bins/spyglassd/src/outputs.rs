@@ -3,57 +3,90 @@
 //! Owns: the servers and sinks. Invariants: none of them blocks the loop; each says by itself whether it needs a stream.
 //! Never: looks into a unit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use edge::cli::Failure;
+use mio::event::Event;
+use mio::{Registry, Token};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::mail::Sender;
 use crate::stream::Wanted;
 use crate::unit::Unit;
+use crate::{kvs, record, web};
 
 /// All outputs.
 #[derive(Debug)]
 pub struct Outputs {
     #[cfg(feature = "rtsp")]
     rtsp: Option<crate::rtsp::Server>,
+    web: web::Web,
+    jpeg: (u32, u32),
+    sinks: BTreeMap<String, Sinks>,
+}
+
+/// What a stream of the file has of its own.
+#[derive(Debug)]
+struct Sinks {
+    kvs: Option<kvs::Sink>,
+    record: Option<record::Sink>,
 }
 
 impl Outputs {
     /// Opens what the file asks for.
     ///
     /// # Errors
-    /// An address that can't be listened on.
-    pub fn open(config: &Config, mail: &Sender) -> Result<Outputs, Failure> {
-        #[cfg(feature = "rtsp")]
-        let rtsp = match config.rtsp {
-            None => None,
-            Some(listen) => {
-                crate::pipeline::init().map_err(Failure::os)?;
-                let raw = &config.raw.rtsp;
-                let wake = mail.clone();
-                let config = crate::rtsp::RtspConfig {
-                    listen,
-                    udp: raw.udp,
-                    sessions_max: raw.sessions_max,
-                    queue_bytes: raw.queue_bytes.0,
-                    users: config.users.clone(),
-                };
-                let server = crate::rtsp::Server::start(config, move || wake.wake()).map_err(Failure::os)?;
-                log::info!("RTSP on {}:{}", listen.ip(), server.port());
-                Some(server)
+    /// An address that can't be listened on, a thread that can't be had.
+    pub fn open(config: &Config, registry: &Registry, mail: &Sender) -> Result<Outputs, Failure> {
+        let users: Option<web::Users> = config.users.clone().map(|users| {
+            let check: web::Users = Arc::new(move |user: &str, password: &str| users.check(user, password));
+            check
+        });
+        let web = web::Web::bind(&config.web, registry, users).map_err(Failure::os)?;
+        if let Some(address) = web.address() {
+            log::info!("page on http://{address}/");
+        }
+        let mut sinks = BTreeMap::new();
+        for stream in &config.streams {
+            let start = |e| Failure::os(format!("stream {}: a sink can't be started: {e}", stream.name));
+            let kvs =
+                stream.kvs.clone().map(|c| kvs::Sink::start(c, &stream.name)).transpose().map_err(start)?;
+            let record = stream.record.clone().map(|c| record::Sink::start(c, &stream.name));
+            let record = record.transpose().map_err(start)?;
+            if kvs.is_some() || record.is_some() {
+                sinks.insert(stream.name.clone(), Sinks { kvs, record });
             }
-        };
-        #[cfg(not(feature = "rtsp"))]
-        if config.rtsp.is_some() {
-            let _ = mail;
-            log::warn!("rtsp.listen is set, and this program was built without RTSP (feature rtsp)");
         }
         Ok(Outputs {
             #[cfg(feature = "rtsp")]
-            rtsp,
+            rtsp: rtsp(config, mail)?,
+            web,
+            jpeg: (config.web.jpeg_fps, config.web.jpeg_quality),
+            sinks,
         })
+    }
+
+    /// Ends the sinks that have something to finish; takes a few seconds at most.
+    pub fn close(self) {
+        // All at once: each may take its time to say goodbye.
+        std::thread::scope(|scope| {
+            for Sinks { kvs, record } in self.sinks.into_values() {
+                if let Some(kvs) = kvs {
+                    scope.spawn(move || kvs.stop());
+                }
+                if let Some(record) = record {
+                    scope.spawn(move || record.stop());
+                }
+            }
+        });
+    }
+
+    /// All streams there are.
+    pub fn set_streams(&mut self, names: &[String]) {
+        self.web.set_streams(names);
     }
 
     /// A stream can be watched (`open`), or can't.
@@ -68,57 +101,97 @@ impl Outputs {
     /// Who needs this stream now.
     #[must_use]
     pub fn wanted(&self, name: &str) -> Wanted {
-        let mut wanted = Wanted::default();
+        let mut units = self.web.wants(name);
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
-            wanted.units |= rtsp.wants(name);
+            units |= rtsp.wants(name);
         }
-        let _ = (name, &mut wanted);
-        wanted
+        if let Some(sinks) = self.sinks.get(name) {
+            units |= sinks.kvs.as_ref().is_some_and(kvs::Sink::wanted);
+            units |= sinks.record.as_ref().is_some_and(record::Sink::wanted);
+        }
+        Wanted { units, jpeg: self.web.wants_jpeg(name).then_some(self.jpeg) }
     }
 
     /// Whether somebody joined since this was asked last, and waits for a key frame.
     #[must_use]
     pub fn take_joined(&mut self, name: &str) -> bool {
-        let mut joined = false;
+        let mut joined = self.web.take_joined(name);
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
             joined |= rtsp.take_joined(name);
         }
-        let _ = (name, &mut joined);
+        if let Some(sinks) = self.sinks.get(name) {
+            joined |= sinks.kvs.as_ref().is_some_and(kvs::Sink::take_key_wanted);
+            joined |= sinks.record.as_ref().is_some_and(record::Sink::take_key_wanted);
+        }
         joined
     }
 
     /// A unit for whoever needs it.
-    pub fn push(&mut self, name: &str, unit: &Unit) {
+    pub fn push(&mut self, name: &str, unit: &Unit, now: Instant) {
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
             rtsp.push(name, unit);
         }
-        let _ = (name, unit);
+        self.web.push(name, unit, now);
+        if let Some(sinks) = self.sinks.get(name) {
+            if let Some(kvs) = &sinks.kvs {
+                kvs.push(unit);
+            }
+            if let Some(record) = &sinks.record {
+                record.push(unit);
+            }
+        }
     }
 
     /// A JPEG picture for whoever needs it.
-    pub fn push_jpeg(&mut self, name: &str, jpeg: Arc<[u8]>, wall_ms: u64) {
-        let _ = (name, jpeg, wall_ms);
+    pub fn push_jpeg(&mut self, name: &str, jpeg: &Arc<[u8]>, now: Instant) {
+        self.web.push_jpeg(name, jpeg, now);
+    }
+
+    /// Writes what was pushed.
+    pub fn flush(&mut self, now: Instant) {
+        self.web.flush(now);
+    }
+
+    /// Whether an event with this token is for [`Outputs::ready`].
+    #[must_use]
+    pub fn owns(&self, token: Token) -> bool {
+        self.web.owns(token)
+    }
+
+    /// A listener or a connection of the page is ready.
+    pub fn ready(&mut self, registry: &Registry, event: &Event, now: Instant, status: &Value) {
+        self.web.ready(registry, event, now, &mut || status.clone());
+    }
+
+    /// When [`Outputs::timer`] is to be called.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.web.deadline(now)
+    }
+
+    /// Time has passed.
+    pub fn timer(&mut self, registry: &Registry, now: Instant, status: &Value) {
+        self.web.timer(registry, now, &mut || status.clone());
     }
 
     /// Viewers of a stream.
     #[must_use]
     pub fn viewers(&self, name: &str) -> usize {
-        let mut viewers = 0;
+        let mut viewers = self.web.viewers(name);
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
             viewers += rtsp.viewers(name);
         }
-        let _ = (name, &mut viewers);
         viewers
     }
 
     /// What the outputs say of this stream.
     #[must_use]
     pub fn status(&self, name: &str) -> Value {
-        let mut sinks = serde_json::Map::new();
+        let mut all = serde_json::Map::new();
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
             let rtsp = json!({
@@ -128,9 +201,38 @@ impl Outputs {
                 "wanted": rtsp.wants(name),
                 "units-dropped": rtsp.dropped(),
             });
-            sinks.insert("rtsp".to_owned(), rtsp);
+            all.insert("rtsp".to_owned(), rtsp);
         }
-        let _ = (name, json!(null));
-        Value::Object(sinks)
+        if let Some(address) = self.web.address() {
+            let web = json!({ "port": address.port(), "viewers": self.web.viewers(name) });
+            all.insert("web".to_owned(), web);
+        }
+        if let Some(sinks) = self.sinks.get(name) {
+            if let Some(kvs) = &sinks.kvs {
+                all.insert("kvs".to_owned(), kvs.status());
+            }
+            if let Some(record) = &sinks.record {
+                all.insert("record".to_owned(), record.status());
+            }
+        }
+        Value::Object(all)
     }
+}
+
+#[cfg(feature = "rtsp")]
+fn rtsp(config: &Config, mail: &Sender) -> Result<Option<crate::rtsp::Server>, Failure> {
+    let Some(listen) = config.rtsp else { return Ok(None) };
+    crate::pipeline::init().map_err(Failure::os)?;
+    let raw = &config.raw.rtsp;
+    let wake = mail.clone();
+    let config = crate::rtsp::RtspConfig {
+        listen,
+        udp: raw.udp,
+        sessions_max: raw.sessions_max,
+        queue_bytes: raw.queue_bytes.0,
+        users: config.users.clone(),
+    };
+    let server = crate::rtsp::Server::start(config, move || wake.wake()).map_err(Failure::os)?;
+    log::info!("RTSP on {}:{}", listen.ip(), server.port());
+    Ok(Some(server))
 }

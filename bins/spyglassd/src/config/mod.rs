@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edge::aws::credentials::Vars;
 use edge::config::{self, Loaded, Secret};
 
 use crate::core::CoreConfig;
@@ -30,6 +31,8 @@ pub struct Config {
     pub port: PortConfig,
     /// RTSP, if it is served.
     pub rtsp: Option<SocketAddr>,
+    /// The page.
+    pub web: crate::web::config::Config,
     /// Who may watch; `None` = everybody who can reach it.
     pub users: Option<Arc<Users>>,
     /// Those that the file names.
@@ -53,6 +56,10 @@ pub struct StreamConfig {
     pub core: CoreConfig,
     /// Frames that wait for the encoder.
     pub queue_frames: u32,
+    /// Kinesis Video Streams, if it goes there.
+    pub kvs: Option<crate::kvs::config::Config>,
+    /// Files, if it goes there.
+    pub record: Option<crate::record::config::Config>,
     /// How long an encoder that nobody needs is kept.
     pub idle_close: Duration,
     /// First and last ceiling of the delay before what failed is tried again.
@@ -102,6 +109,10 @@ impl Config {
             "" => None,
             text => Some(access::listen(text, guarded).map_err(|w| loaded.problem("rtsp.listen", &w))?),
         };
+        let web = raw.web.to_config(&loaded, "web")?;
+        if web.listen.is_some() {
+            access::listen(&raw.web.listen, guarded).map_err(|w| loaded.problem("web.listen", &w))?;
+        }
         let mut streams: Vec<StreamConfig> = Vec::with_capacity(raw.stream.len());
         for (n, stream) in raw.stream.iter().enumerate() {
             if streams.iter().any(|s| s.name == stream.name) {
@@ -116,7 +127,7 @@ impl Config {
             );
         }
         let other = raw.frames.any_name.then(|| settings(raw, None));
-        Ok(Config { port: port(&loaded)?, rtsp, users, streams, other, raw: loaded.raw })
+        Ok(Config { port: port(&loaded)?, rtsp, web, users, streams, other, raw: loaded.raw })
     }
 
     /// The configuration of the stream `name`, if there may be one.
@@ -213,6 +224,8 @@ fn settings(raw: &Raw, own: Option<&RawStream>) -> StreamConfig {
             stall: ms(raw.limits.stall_ms),
         },
         queue_frames: e.queue_frames,
+        kvs: None,
+        record: None,
         idle_close: ms(e.idle_close_ms),
         retry: (ms(e.retry_min_ms), ms(e.retry_max_ms)),
     }
@@ -233,6 +246,12 @@ fn stream(loaded: &Loaded<Raw>, n: usize, s: &RawStream) -> Result<StreamConfig,
         return Err(wrong("fit", "expected letterbox or stretch with a fixed width and height"));
     }
     let mut config = settings(&loaded.raw, Some(s));
+    if let Some(kvs) = &s.kvs {
+        config.kvs = Some(kvs.to_config(loaded, &format!("stream[{n}].kvs"), &Vars::from_env())?);
+    }
+    if let Some(record) = &s.record {
+        config.record = Some(record.to_config(loaded, &format!("stream[{n}].record"))?);
+    }
     if s.source.is_empty() {
         if !s.username.is_empty() || s.repeat {
             return Err(wrong("source", "expected a source that username or loop belong to"));

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use edge::config::Size;
 use serde::{Deserialize, Serialize};
 
+use crate::kvs::config as kvs;
 use crate::pipeline::chain::{Fit, Kind};
+use crate::record::config as record;
+use crate::web::config as web;
 
 /// The whole file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +22,7 @@ pub struct Raw {
     pub frames: RawFrames,
     pub encoder: RawEncoder,
     pub rtsp: RawRtsp,
+    pub web: web::Raw,
     pub access: RawAccess,
     pub limits: RawLimits,
     pub stream: Vec<RawStream>,
@@ -32,6 +36,7 @@ impl Default for Raw {
             frames: RawFrames::default(),
             encoder: RawEncoder::default(),
             rtsp: RawRtsp::default(),
+            web: web::Raw::default(),
             access: RawAccess::default(),
             limits: RawLimits::default(),
             stream: Vec::new(),
@@ -179,4 +184,6 @@ pub struct RawStream {
     pub fit: Option<Fit>,
     pub bitrate_kbit: Option<u32>,
     pub warmup_frames: Option<u32>,
+    pub kvs: Option<kvs::Raw>,
+    pub record: Option<record::Raw>,
 }
