@@ -90,7 +90,7 @@ fn connections_are_bounded_and_silent_ones_go() {
     let scratch = Scratch::new("spyb");
     let mut spy = Spyglass::start(&scratch, "", "");
     let text = std::fs::read_to_string(&spy.daemon.config).unwrap();
-    let text = text.replace("[rtsp]", "producers-max = 2\nhello-timeout-ms = 1000\n[rtsp]");
+    let text = text.replace("[web]", "producers-max = 2\nhello-timeout-ms = 1000\n[web]");
     std::fs::write(&spy.daemon.config, text).unwrap();
     spy.daemon.process().signal(rustix::process::Signal::HUP);
     spy.daemon.wait_log("read again", Duration::from_secs(10));
