@@ -39,7 +39,7 @@ demo: ## the whole face pipeline on this machine, with a table and a page at the
 	$(CARGO) build --release -p faced -p mqfwd -p s3put -p e2e --bins
 	@STORE='$(STORE)' SOURCE='$(SOURCE)' BROKER='$(BROKER)' EDGE_BIN_DIR=target/release exec target/release/demo
 
-demo-spyglass: ## a moving test pattern, with its RTSP address
+demo-spyglass: ## a moving test pattern, with the addresses of its page and its RTSP stream
 	@BINS=spyglassd etc/deps.sh build demo
 	$(CARGO) build --release -p spyglassd --bin spyglassd --example produce
 	@EDGE_BIN_DIR=target/release exec tests/demo-spyglass.sh

@@ -31,4 +31,5 @@ mod sideload_together;
 mod spyglass_frames;
 mod spyglass_outputs;
 mod spyglass_rtsp;
+mod spyglass_soak;
 mod store;

@@ -1,0 +1,83 @@
+//! spyglassd while viewers and applications come and go: memory stays, no thread and no descriptor is left.
+//!
+//! `SOAK_S` seconds (40); half an hour shows what a minute can't.
+
+use std::time::{Duration, Instant};
+
+use e2e::env::wait_for;
+use e2e::process::{Process, Usage};
+use e2e::scratch::Scratch;
+use e2e::spyglass::{Spyglass, have_numpy};
+use e2e::{need, skip};
+
+/// Threads and descriptors of a process.
+fn holds(pid: u32) -> (usize, usize) {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    (count("task"), count("fd"))
+}
+
+/// One round: an application, three viewers that stay for a while, one of which is killed.
+fn round(spy: &Spyglass, n: u32) {
+    let mut app = spy.app("cam", (320, 180), 15, 30);
+    spy.wait_state("cam", "WAITING");
+    let viewers: Vec<Process> = [("ffmpeg", "tcp"), ("ffmpeg", "udp"), ("gst", "tcp")]
+        .map(|(player, transport)| spy.viewer(player, transport, &spy.url("cam"), 3))
+        .into();
+    spy.wait_state("cam", "STREAMING");
+    for mut viewer in viewers {
+        viewer.wait_exit(Duration::from_secs(30));
+    }
+    if n.is_multiple_of(2) {
+        app.kill9()
+    } else {
+        drop(app.term(Duration::from_secs(10)))
+    }
+    spy.wait_state("cam", "STOPPED");
+}
+
+#[test]
+fn viewers_and_applications_leave_nothing_behind() {
+    need!("ffmpeg", "gst-launch-1.0");
+    if !have_numpy() {
+        skip!("python3 with numpy is not installed (make deps)");
+    }
+    let seconds = std::env::var("SOAK_S").ok().and_then(|s| s.parse().ok()).unwrap_or(40);
+    let scratch = Scratch::new("spys");
+    let spy = Spyglass::start(&scratch, "", "[encoder]\nidle-close-ms = 500\n");
+    let pid = spy.daemon.process().pid();
+    // What is made once and kept: GStreamer's plug-ins, its thread pools.
+    for n in 0..2 {
+        round(&spy, n);
+    }
+    let settled = || {
+        let mut last = (holds(pid), Instant::now());
+        wait_for("threads and descriptors to settle", Duration::from_secs(90), || {
+            let now = holds(pid);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            (last.1.elapsed() > Duration::from_secs(8)).then_some(last.0)
+        })
+    };
+    let (threads, descriptors) = settled();
+    let before = Usage::of(pid).rss_kb;
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        round(&spy, rounds);
+        rounds += 1;
+    }
+    let after = settled();
+    let rss = Usage::of(pid).rss_kb;
+    println!(
+        "{rounds} rounds: {before} -> {rss} kB, {threads} -> {} threads, {descriptors} -> {} descriptors",
+        after.0, after.1
+    );
+    assert!(
+        after.0 <= threads + 1 && after.1 <= descriptors + 2,
+        "{after:?} were {threads} and {descriptors}"
+    );
+    assert!(rss < before + 6 * 1024, "{before} kB have become {rss} kB in {rounds} rounds");
+    assert_eq!(spy.stream("cam")["viewers"], 0);
+    spy.daemon.check_log();
+}
