@@ -28,9 +28,9 @@ fn round(spy: &Spyglass, n: u32) {
         viewer.wait_exit(Duration::from_secs(30));
     }
     if n.is_multiple_of(2) {
-        app.kill9()
+        app.kill9();
     } else {
-        drop(app.term(Duration::from_secs(10)))
+        app.term(Duration::from_secs(10));
     }
     spy.wait_state("cam", "STOPPED");
 }

@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketTyp
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::env::{self, root, wait_for};
+use crate::env::{root, wait_for};
 use crate::net::free_port;
 use crate::process::Process;
 use crate::scratch::Scratch;
@@ -49,7 +49,7 @@ impl Spyglass {
 
     /// An application that feeds `name` for so many seconds.
     pub fn app(&self, name: &str, size: (u32, u32), fps: u32, seconds: u32) -> Process {
-        let mut command = Command::new("python3");
+        let mut command = Command::new(python().unwrap());
         command.arg(root().join("tests/spyglass_app.py")).arg(self.socket()).arg(name);
         command
             .args([size.0, size.1, fps, seconds].map(|n| n.to_string()))
@@ -59,7 +59,7 @@ impl Spyglass {
 
     /// A viewer that plays for so many seconds.
     pub fn viewer(&self, player: &str, transport: &str, url: &str, seconds: u32) -> Process {
-        let mut command = Command::new("python3");
+        let mut command = Command::new(python().unwrap());
         command.arg(root().join("tests/spyglass_view.py")).args([
             player,
             transport,
@@ -103,8 +103,16 @@ pub fn report(mut process: Process, within: Duration) -> Value {
 
 /// Whether what the tests need is installed: Python with numpy.
 pub fn have_numpy() -> bool {
-    env::have("python3")
-        && Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|o| o.status.success())
+    python().is_some()
+}
+
+/// A Python that has numpy: the first on the PATH may be another one than the distribution's, which python3-numpy is for.
+fn python() -> Option<&'static str> {
+    let has = |python: &&str| {
+        let tried = Command::new(python).args(["-c", "import numpy"]).output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    ["python3", "/usr/bin/python3"].into_iter().find(has)
 }
 
 /// A client that says what it likes.
