@@ -107,7 +107,7 @@ pub fn have_numpy() -> bool {
 }
 
 /// A Python that has numpy: the first on the PATH may be another one than the distribution's, which python3-numpy is for.
-fn python() -> Option<&'static str> {
+pub fn python() -> Option<&'static str> {
     let has = |python: &&str| {
         let tried = Command::new(python).args(["-c", "import numpy"]).output();
         tried.is_ok_and(|output| output.status.success())

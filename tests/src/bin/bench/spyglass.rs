@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::env::{self, root};
 use e2e::process::{Process, Usage};
 use e2e::scratch::Scratch;
-use e2e::spyglass::{Spyglass, have_numpy, report};
+use e2e::spyglass::{Spyglass, have_numpy, python, report};
 use e2e::table::Table;
 
 use crate::Verdict;
@@ -85,9 +85,10 @@ fn peer() -> (f64, Usage) {
     let (width, height) = (SIZE.0, SIZE.1);
     let app = root().join("tests/spyglass_app.py");
     let script = format!(
-        "python3 '{}' - - {width} {height} {FPS} 30 | exec gst-launch-1.0 -q fdsrc fd=0 blocksize={} ! rawvideoparse \
+        "{} '{}' - - {width} {height} {FPS} 30 | exec gst-launch-1.0 -q fdsrc fd=0 blocksize={} ! rawvideoparse \
          format=bgr width={width} height={height} framerate={FPS}/1 ! videoconvert ! x264enc tune=zerolatency \
          speed-preset=superfast bframes=0 key-int-max=60 bitrate=2765 ! h264parse config-interval=-1 ! fakesink sync=false",
+        python().unwrap_or("python3"),
         app.display(),
         width * height * 3
     );
