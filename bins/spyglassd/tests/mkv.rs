@@ -66,3 +66,57 @@ fn mkvinfo_and_ffprobe_read_what_was_written() {
         assert!((time * 1000.0 - unit.wall_ms as f64).abs() < 0.6, "{time} for {}", unit.wall_ms);
     }
 }
+
+/// Frames of any sizes, kinds and distances: what ffprobe finds are these frames. `EDGE_SEED=n` replays one.
+#[test]
+fn any_frames_are_found_again_by_ffprobe() {
+    if !have("any_frames_are_found_again_by_ffprobe", &["ffmpeg", "ffprobe"]) {
+        return;
+    }
+    let scratch = Scratch::new("mkv-any");
+    let real = encode(&scratch.0, (320, 180), 2, 2, 0);
+    let seeds = match std::env::var("EDGE_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..12_u64,
+    };
+    for seed in seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (mut out, mut at, mut start) = (Vec::new(), rng.u64(..=1 << 41), 0);
+        mkv::header(&mut out, &Header::of(&real[0].data).unwrap(), rng.u128(..).to_be_bytes());
+        let mut expected = Vec::new();
+        for n in 0..rng.usize(1..300) {
+            at += rng.u64(1..200);
+            let key = n == 0 || rng.u8(..10) == 0 || at - start > 10_000;
+            // Slices of noise without zeros, so that no start code is in them.
+            let mut data = if key { real[0].data.to_vec() } else { Vec::new() };
+            for _ in 0..rng.usize(1..4) {
+                data.extend_from_slice(&[0, 0, 0, 1, if key { 0x65 } else { 0x41 }]);
+                let length = if rng.u8(..20) == 0 { 70_000 } else { 300 };
+                data.extend((0..rng.usize(1..length)).map(|_| rng.u8(1..)));
+            }
+            if key {
+                start = at;
+                if rng.bool() {
+                    mkv::end_of_fragment(&mut out);
+                }
+                mkv::cluster(&mut out, start);
+            }
+            mkv::simple_block(&mut out, i16::try_from(at - start).unwrap(), key, &data);
+            expected.push(format!(
+                "{at},{},{}",
+                spyglassd::h264::sample_len(&data),
+                if key { "K" } else { "_" }
+            ));
+        }
+        let path = scratch.join("any.mkv");
+        std::fs::write(&path, &out).unwrap();
+        let found = run(Command::new("ffprobe")
+            .args(["-v", "error", "-show_entries", "packet=pts,size,flags", "-of", "csv=p=0"])
+            .arg(&path));
+        let found: Vec<String> =
+            found.lines().map(|line| line.split("__").next().unwrap().trim_end_matches('_').into()).collect();
+        let expected: Vec<String> =
+            expected.iter().map(|line| line.trim_end_matches('_').to_owned()).collect();
+        assert_eq!(found, expected, "EDGE_SEED={seed}");
+    }
+}

@@ -1,9 +1,17 @@
 //! Annex B and parameter sets, and the writers of Matroska and MP4 on top: any bytes give an answer, sizes are what was
 //! announced, and boxes and elements add up to what was written.
 #![no_main]
+#![allow(dead_code)]
 
-use spyglassd::h264::{self, Header};
-use spyglassd::{mkv, mp4};
+// By path: the crate itself links GStreamer.
+#[path = "../../../bins/spyglassd/src/h264/mod.rs"]
+mod h264;
+#[path = "../../../bins/spyglassd/src/mkv/mod.rs"]
+mod mkv;
+#[path = "../../../bins/spyglassd/src/mp4.rs"]
+mod mp4;
+
+use h264::Header;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     for nal in h264::nals(data) {

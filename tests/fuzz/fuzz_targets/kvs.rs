@@ -1,9 +1,16 @@
 //! What Kinesis Video Streams sends: the answer's framing and the acknowledgements in it. However the bytes are cut, the
 //! same comes out. The first byte selects the parser, the second how the rest is cut.
 #![no_main]
+#![allow(dead_code)]
 
-use spyglassd::kvs::ack::{Ack, Parser};
-use spyglassd::kvs::response::{Part, Reader};
+// By path: the crate itself links GStreamer.
+#[path = "../../../bins/spyglassd/src/kvs/ack.rs"]
+mod ack;
+#[path = "../../../bins/spyglassd/src/kvs/response.rs"]
+mod response;
+
+use ack::{Ack, Parser};
+use response::{Part, Reader};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let [selector, cut, data @ ..] = data else { return };

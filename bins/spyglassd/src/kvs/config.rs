@@ -150,7 +150,7 @@ impl Raw {
     /// With line, column, key and expectation.
     pub fn to_config<R>(&self, loaded: &Loaded<R>, prefix: &str, vars: &Vars) -> Result<Config, Error> {
         let wrong = |key: &str, message: &str| loaded.problem(&format!("{prefix}.{key}"), message);
-        self.check_bounds(&wrong)?;
+        self.check_bounds(loaded, prefix)?;
         self.check_tags(&wrong)?;
         let name = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if self.stream_name.len() > 256 || !self.stream_name.chars().all(name) {
@@ -260,18 +260,16 @@ impl Raw {
         }
     }
 
-    fn check_bounds(&self, wrong: &dyn Fn(&str, &str) -> Error) -> Result<(), Error> {
-        let within = |key: &str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(wrong(key, &format!("expected an integer from {min} to {max}, found {value}")))
+    fn check_bounds<R>(&self, loaded: &Loaded<R>, prefix: &str) -> Result<(), Error> {
+        let within = |key: &str, value, min, max| loaded.within(&format!("{prefix}.{key}"), value, min, max);
+        let size = |key: &str, value, min, max| {
+            loaded.size_within(&format!("{prefix}.{key}"), value, Size(min), Size(max))
         };
         within("fragment-ms", self.fragment_ms, 1_000, 10_000)?;
         within("fragment-ms-max", self.fragment_ms_max, self.fragment_ms, 10_000)?;
-        within("fragment-bytes-max", self.fragment_bytes_max.0, 64 << 10, FRAGMENT_BYTES_MAX)?;
-        within("ring-bytes", self.ring_bytes.0, self.fragment_bytes_max.0, 16 << 30)?;
-        within("disk-bytes", self.disk_bytes.0, self.fragment_bytes_max.0, 1 << 50)?;
+        size("fragment-bytes-max", self.fragment_bytes_max, 64 << 10, FRAGMENT_BYTES_MAX)?;
+        size("ring-bytes", self.ring_bytes, self.fragment_bytes_max.0, 16 << 30)?;
+        size("disk-bytes", self.disk_bytes, self.fragment_bytes_max.0, 1 << 50)?;
         within("rotate-s", self.rotate_s, 10, 2_640)?;
         within("renew-before-s", self.renew_before_s, 120, 3_600)?;
         within("pause-ms", self.pause_ms, 1_000, 10_000)?;

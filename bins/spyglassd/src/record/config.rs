@@ -54,9 +54,7 @@ impl Raw {
         if !self.dir.is_absolute() {
             return Err(wrong("dir", "expected an absolute path of a folder"));
         }
-        if !(1..=1440).contains(&self.segment_minutes) {
-            return Err(wrong("segment-minutes", "expected an integer from 1 to 1440"));
-        }
+        loaded.within(&format!("{prefix}.segment-minutes"), self.segment_minutes, 1, 1440)?;
         if self.bytes_max.0 < 1 << 20 {
             return Err(wrong("bytes-max", "expected at least \"1 MiB\""));
         }

@@ -62,16 +62,12 @@ impl Raw {
                 wrong("listen", "expected an address and a port such as \"127.0.0.1:8555\", or \"\" for none")
             })?),
         };
-        let within = |key: &str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(wrong(key, &format!("expected an integer from {min} to {max}, found {value}")))
-        };
+        let within = |key: &str, value, min, max| loaded.within(&format!("{prefix}.{key}"), value, min, max);
         within("jpeg-fps", self.jpeg_fps.into(), 1, 30)?;
         within("jpeg-quality", self.jpeg_quality.into(), 1, 100)?;
         within("connections-max", self.connections_max as u64, 4, 4096)?;
-        within("viewer-bytes-max", self.viewer_bytes_max.0, 256 << 10, 1 << 30)?;
+        let key = format!("{prefix}.viewer-bytes-max");
+        loaded.size_within(&key, self.viewer_bytes_max, Size::kib(256), Size::mib(1024))?;
         Ok(Config {
             listen,
             jpeg_fps: self.jpeg_fps,
