@@ -45,9 +45,9 @@ mount --bind /dev "$ROOT/dev"
 mount --bind /dev/pts "$ROOT/dev/pts"
 
 mkdir -p "$ROOT/src"
-# What a clone would hold, with what is not committed yet.
+# What a clone would hold, with what is not committed yet; new to cargo, in a root that is used again.
 git ls-files -co --exclude-standard | while read -r file; do [ ! -e "$file" ] || echo "$file"; done |
-    tar -cf - -T - | tar -xf - -C "$ROOT/src"
+    tar -cf - -T - | tar -xmf - -C "$ROOT/src"
 (cd "$ROOT/src" && git init -q . && git add -A) >/dev/null 2>&1 || :
 INNER=$ROOT/root
 if [ "${RUST-}" = host ]; then
