@@ -4,7 +4,10 @@
 //! Never: opens a socket or a thread.
 
 pub mod output;
+mod registry;
 pub mod table;
+
+pub use registry::keep_gst_registry;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -26,6 +26,7 @@ pub mod notify;
 pub mod release;
 pub mod retry;
 pub mod signal;
+pub mod source;
 pub mod spool;
 pub mod sync;
 pub mod sys;

@@ -4,7 +4,6 @@
 //! broker. One thread runs it; detectors and sources have theirs (see `session`).
 //! Never: blocks on a camera, a detector or the broker.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::cameras::Phase;
-use crate::config::{Config, gst_registry};
+use crate::config::Config;
 use crate::detect::Detector;
 use crate::link::Link;
 use crate::session::Session;
@@ -67,24 +66,10 @@ impl cli::Daemon for Faced {
     }
 }
 
-/// GStreamer reads where its registry lies from the environment, which only a new program image can be given safely:
-/// the program starts itself again, once. Without it a start costs seconds, for all plug-ins are looked at anew.
 fn keep_gst_registry(config: &Config) {
-    if !config.needs_gstreamer() || std::env::var_os("GST_REGISTRY").is_some() {
-        return;
+    if config.needs_gstreamer() {
+        cli::keep_gst_registry(&config.raw.cache_dir);
     }
-    let registry = gst_registry(config);
-    let folder = registry.parent().unwrap_or(Path::new("/"));
-    if let Err(error) = std::fs::create_dir_all(folder) {
-        log::warn!("cannot make cache-dir {}: {error}; GStreamer starts slowly without it", folder.display());
-        return;
-    }
-    let Ok(own) = std::env::current_exe() else { return };
-    let mut command = std::process::Command::new(own);
-    command.args(std::env::args_os().skip(1)).env("GST_REGISTRY", &registry);
-    // It only returns when it failed.
-    let error = command.exec();
-    log::warn!("cannot start again with GST_REGISTRY={}: {error}", registry.display());
 }
 
 /// Finds what can be found without running: models, files, folders, pipelines. A camera may be unplugged: that is a

@@ -2,7 +2,6 @@
 //!
 //! Owns: the order in which things begin. Never: runs the loop (see `daemon`).
 
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
 use edge::cli::{self, Failure, Program};
@@ -35,12 +34,12 @@ impl cli::Daemon for Spyglassd {
     }
 
     fn check(config: &Config) -> Result<Vec<String>, Failure> {
-        keep_gst_registry(config);
+        cli::keep_gst_registry(&config.raw.cache_dir);
         check(config)
     }
 
     fn run(config: Config, path: &Path) -> Result<(), Failure> {
-        keep_gst_registry(&config);
+        cli::keep_gst_registry(&config.raw.cache_dir);
         let mut signals = Signals::new().map_err(Failure::os)?;
         let mut notifier = Notifier::from_env();
         let mut config = config;
@@ -52,26 +51,6 @@ impl cli::Daemon for Spyglassd {
             }
         }
     }
-}
-
-/// GStreamer reads where its registry lies from the environment, which only a new program image can be given safely:
-/// the program starts itself again, once. Without it a start costs seconds, for all plug-ins are looked at anew.
-fn keep_gst_registry(config: &Config) {
-    if std::env::var_os("GST_REGISTRY").is_some() {
-        return;
-    }
-    let folder = &config.raw.cache_dir;
-    if let Err(error) = std::fs::create_dir_all(folder) {
-        log::warn!("cannot make cache-dir {}: {error}; GStreamer starts slowly without it", folder.display());
-        return;
-    }
-    let registry = folder.join("gstreamer-registry.bin");
-    let Ok(own) = std::env::current_exe() else { return };
-    let mut command = std::process::Command::new(own);
-    command.args(std::env::args_os().skip(1)).env("GST_REGISTRY", &registry);
-    // It only returns when it failed.
-    let error = command.exec();
-    log::warn!("cannot start again with GST_REGISTRY={}: {error}", registry.display());
 }
 
 /// Finds what can be found without running: encoders, pipelines, files. A camera may be unplugged: that is a warning.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use edge::source;
 use gst::ClockTime;
 use gst::prelude::*;
 use gst_app::{AppSink, AppSinkCallbacks};
@@ -36,28 +37,13 @@ impl SourceSpec {
     /// # Errors
     /// In words for the person who wrote it.
     pub fn parse(text: &str) -> Result<SourceSpec, String> {
-        if let Some((_, rest)) =
-            text.split_once("://").filter(|(scheme, _)| matches!(*scheme, "rtsp" | "rtsps"))
-        {
-            if rest.is_empty() || text.contains(char::is_whitespace) {
-                return Err("expected rtsp://host[:port]/path without blanks".to_owned());
-            }
-            if rest.split('/').next().unwrap_or_default().contains('@') {
-                return Err("a password does not belong in this file: take user:password@ out of the address, and set \
-                            username and password-file of this stream"
-                    .to_owned());
-            }
-            return Ok(SourceSpec::Rtsp(text.to_owned()));
-        }
-        let (kind, rest) = text.split_once(':').ok_or_else(|| format!("{EXPECTED}, found {text:?}"))?;
-        if rest.trim().is_empty() {
-            return Err(format!("{EXPECTED}; nothing follows {kind:?}"));
-        }
+        let (kind, rest) = source::split(text, EXPECTED, "stream")?;
         match kind {
             "v4l" => Ok(SourceSpec::V4l(rest.into())),
             "file" => Ok(SourceSpec::File(rest.into())),
+            "rtsp" => Ok(SourceSpec::Rtsp(rest.to_owned())),
             "gst" => Ok(SourceSpec::Gst(rest.trim().to_owned())),
-            _ => Err(format!("{EXPECTED}, found {kind:?}")),
+            _ => Err(source::unknown(kind, EXPECTED)),
         }
     }
 

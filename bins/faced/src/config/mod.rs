@@ -4,7 +4,7 @@
 
 pub mod raw;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use edge::config::{self, Loaded, Secret};
@@ -328,12 +328,6 @@ fn login(loaded: &Loaded<Raw>, n: usize, c: &RawCamera) -> Result<Option<(String
     let secret =
         config::read_secret(&c.password_file).map_err(|e| loaded.problem(&key, &edge::log::chain(&e)))?;
     Ok(Some((c.username.clone(), secret)))
-}
-
-/// Where GStreamer's registry goes: in the cache folder.
-#[must_use]
-pub fn gst_registry(config: &Config) -> PathBuf {
-    config.raw.cache_dir.join("gstreamer-registry.bin")
 }
 
 #[cfg(test)]

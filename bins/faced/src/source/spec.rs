@@ -1,9 +1,11 @@
 //! The `source = "…"` of a camera: which kind, and where.
 //!
-//! Owns: its syntax. Never: opens it.
+//! Owns: which kinds there are; the syntax is `edge::source`'s. Never: opens it.
 
 use std::fmt;
 use std::path::PathBuf;
+
+use edge::source;
 
 /// What a camera reads from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,30 +29,14 @@ impl SourceSpec {
     /// In words for the person who wrote it.
     pub fn parse(text: &str) -> Result<SourceSpec, String> {
         const EXPECTED: &str = "expected v4l:/dev/videoN, file:PATH, images:FOLDER, rtsp://… or gst:PIPELINE";
-        if text.starts_with("rtsp://") || text.starts_with("rtsps://") {
-            let host = text.split("://").nth(1).unwrap_or_default();
-            if host.is_empty() || text.contains(char::is_whitespace) {
-                return Err("expected rtsp://host[:port]/path without blanks".to_owned());
-            }
-            if host.split('/').next().unwrap_or_default().contains('@') {
-                return Err(
-                    "a password does not belong in this file: take user:password@ out of the address, \
-                            and set username and password-file of this camera"
-                        .to_owned(),
-                );
-            }
-            return Ok(SourceSpec::Rtsp(text.to_owned()));
-        }
-        let (kind, rest) = text.split_once(':').ok_or_else(|| format!("{EXPECTED}, found {text:?}"))?;
-        if rest.trim().is_empty() {
-            return Err(format!("{EXPECTED}; nothing follows {kind:?}"));
-        }
+        let (kind, rest) = source::split(text, EXPECTED, "camera")?;
         match kind {
             "v4l" => Ok(SourceSpec::V4l(rest.into())),
             "file" => Ok(SourceSpec::File(rest.into())),
             "images" => Ok(SourceSpec::Images(rest.into())),
+            "rtsp" => Ok(SourceSpec::Rtsp(rest.to_owned())),
             "gst" => Ok(SourceSpec::Gst(rest.trim().to_owned())),
-            _ => Err(format!("{EXPECTED}, found {kind:?}")),
+            _ => Err(source::unknown(kind, EXPECTED)),
         }
     }
 
