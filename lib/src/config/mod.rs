@@ -214,9 +214,28 @@ fn place(text: &str, span: std::ops::Range<usize>) -> Place {
     Place {
         line: text[..line_start].matches('\n').count() + 1,
         column: text[line_start..start].chars().count() + 1,
-        text: text[line_start..line_end].trim_end().to_owned(),
+        text: without_login(text[line_start..line_end].trim_end()),
         width: text[start..end.clamp(start, line_end)].chars().count(),
     }
+}
+
+/// A line with whatever stands between `://` and `@` starred out, as long as it was: somebody wrote a password there,
+/// and an excerpt ends up in the journal.
+fn without_login(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("://") {
+        let (before, behind) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let end = behind.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')).unwrap_or(behind.len());
+        let (address, behind) = behind.split_at(end);
+        let (login, host) = address.split_at(address.rfind('@').unwrap_or(0));
+        shown.extend(login.chars().map(|_| '*'));
+        shown.push_str(host);
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
 }
 
 /// The configuration in force as TOML, for `--print-config`. `raw` must serialise to a table.

@@ -124,6 +124,18 @@ fn odd_texts_are_errors_not_panics() {
 }
 
 #[test]
+fn an_excerpt_shows_no_password_of_an_address() {
+    for (line, shown) in [
+        (r#"source = "rtsp://me:secret@cam/s""#, r#"source = "rtsp://*********@cam/s""#),
+        (r#"s = ["http://a:s/e@c@h", "x://y@z"] # @"#, r#"s = ["http://*******@h", "x://*@z"] # @"#),
+        ("server = 'https://depot.example/a'", "server = 'https://depot.example/a'"),
+        ("mail = \"me@home\"", "mail = \"me@home\""),
+    ] {
+        assert_eq!(super::without_login(line), shown);
+    }
+}
+
+#[test]
 fn a_secret_is_one_line_and_never_shown() {
     let path = std::env::temp_dir().join(format!("edge-secret-{}", std::process::id()));
     std::fs::write(&path, "hunter2\n").unwrap();
