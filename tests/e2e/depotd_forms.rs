@@ -75,6 +75,13 @@ fn depotd_head_is_get_without_its_body() {
         let mut headers = headers;
         for one in [&mut headers, &mut get_headers] {
             assert!(one.remove("date").is_some(), "{path}");
+            if statuses.is_empty() {
+                // Whether the length is known depends on how far the bundle is when its head goes out, and HEAD may
+                // leave out what only the making tells (RFC 9110, 9.3.2).
+                for field in ["content-length", "transfer-encoding", "accept-ranges"] {
+                    one.remove(field);
+                }
+            }
         }
         assert_eq!((status, headers), (get_status, get_headers), "{path}");
         assert_eq!(get_body.is_empty(), status == 304, "{path}");
