@@ -1,0 +1,1 @@
+//! Where boxes are kept: SQLite or PostgreSQL.

@@ -1,0 +1,8 @@
+//! `sorterd` as a library, for its tests and fuzz targets: the inference service of a sorting arm.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "a program's items are documented where they need to be")]
+
+pub mod db;
+pub mod found;
+pub mod uploads;
+pub mod vision;

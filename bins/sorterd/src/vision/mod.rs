@@ -1,0 +1,1 @@
+//! What is seen on pictures: detection, looks, groups, panoramas.
