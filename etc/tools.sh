@@ -2,6 +2,7 @@
 # Builds what the tests and the demo need and no distribution has, once, into target/tools (or $EDGE_TOOLS).
 #
 #   etc/tools.sh s3s moto        s3s-fs built from its Rust crate (about 4 minutes), moto[server] in a Python venv
+#   etc/tools.sh arm             a Python venv with what tests/sorter_arm.py draws and talks with
 #   etc/tools.sh watchexec       watchexec from its Rust crate (about 3 minutes), for `make bench`
 #   etc/tools.sh deny            cargo-deny, for `make check` (about 5 minutes), unless cargo has it already
 #
@@ -42,6 +43,15 @@ moto() {
     "$TOOLS/moto/bin/pip" install -q --disable-pip-version-check 'moto[server]>=5,<6'
 }
 
+arm() {
+    [ ! -e "$TOOLS/arm/done" ] || return 0
+    echo "tools: installing websocket-client, numpy and Pillow into a venv (once)" >&2
+    rm -rf "$TOOLS/arm"
+    python3 -m venv "$TOOLS/arm"
+    "$TOOLS/arm/bin/pip" install -q --disable-pip-version-check 'websocket-client>=1.6,<2' numpy 'Pillow>=9'
+    : >"$TOOLS/arm/done"
+}
+
 deny() {
     ! cargo deny --version >/dev/null 2>&1 || return 0
     [ ! -x "$TOOLS/bin/cargo-deny" ] || return 0
@@ -56,9 +66,10 @@ for tool in "$@"; do
     case $tool in
     s3s) s3s || failed s3s-fs ;;
     moto) moto || failed 'moto[server]' ;;
+    arm) arm || failed 'the venv of sorter_arm.py' ;;
     watchexec) watchexec || failed watchexec ;;
     deny) deny || failed cargo-deny ;;
-    *) echo "tools: no such tool: $tool (s3s, moto, watchexec, deny)" >&2; exit 64 ;;
+    *) echo "tools: no such tool: $tool (s3s, moto, arm, watchexec, deny)" >&2; exit 64 ;;
     esac
 done
 [ "${CI-}" = 1 ] || exit 0
