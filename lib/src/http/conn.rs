@@ -12,6 +12,9 @@
 //! one is answered and its answer fits under `out_bytes`; after a refusal or an answer that leaves a body unread, the
 //! connection lingers (RFC 9112 section 9.6) so that the peer can read the answer before the reset.
 
+#[path = "conn_raw.rs"]
+mod raw;
+
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +67,8 @@ enum Phase {
     Sized { left: u64 },
     /// The last answer is being sent. `linger`: input may follow that nobody will read.
     Flush { linger: bool },
+    /// Another protocol speaks (RFC 9110 section 7.8): bytes pass through. Until then at most, while nothing is to be sent.
+    Raw { until: Option<Instant> },
     /// All is sent; input is thrown away until the peer closes.
     Linger { left: usize },
     /// Nothing more.
@@ -151,7 +156,9 @@ impl Conn {
                 self.deadline = now + self.limits.body_timeout;
                 self.input.extend_from_slice(bytes);
             }
-            Phase::Answer | Phase::Chunks | Phase::Sized { .. } => self.input.extend_from_slice(bytes),
+            Phase::Answer | Phase::Chunks | Phase::Sized { .. } | Phase::Raw { .. } => {
+                self.input.extend_from_slice(bytes);
+            }
         }
     }
 
@@ -159,13 +166,16 @@ impl Conn {
     pub fn eof(&mut self) {
         self.ended = true;
         match self.phase {
-            Phase::Linger { .. } | Phase::Body => self.phase = Phase::Closed,
+            Phase::Linger { .. } | Phase::Body | Phase::Raw { .. } => self.phase = Phase::Closed,
             _ => {}
         }
     }
 
     /// What came in, one event at a time until `None`.
     pub fn next(&mut self, now: Instant) -> Option<ConnEvent> {
+        if matches!(self.phase, Phase::Raw { .. }) && !self.input.is_empty() {
+            return Some(ConnEvent::Data(std::mem::take(&mut self.input)));
+        }
         if !matches!(self.phase, Phase::Request | Phase::Body) {
             return None;
         }
@@ -355,12 +365,15 @@ impl Conn {
         self.file = None;
     }
 
-    /// Whether it waits for the next request, no byte of it seen, and all answers are sent.
+    /// Whether it waits for the next request, no byte of it seen, and all answers are sent; or for the peer of another
+    /// protocol.
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Request
-            && self.input.is_empty()
-            && self.decoder.is_idle()
-            && self.sent == self.output.len()
+        let waits = match self.phase {
+            Phase::Request => self.decoder.is_idle(),
+            Phase::Raw { until } => until.is_some(),
+            _ => false,
+        };
+        waits && self.input.is_empty() && self.sent == self.output.len()
     }
 
     /// Whether an answer of known length waits for [`Conn::send_bytes`].
@@ -439,6 +452,7 @@ impl Conn {
     pub fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Answer => None,
+            Phase::Raw { until } if self.unsent() == 0 => until,
             Phase::Chunks | Phase::Sized { .. } => {
                 (self.sent < self.output.len() || self.file.is_some()).then_some(self.deadline)
             }

@@ -241,3 +241,40 @@ fn a_file_is_sent_by_the_shell_after_the_head() {
     // The next request is looked at.
     assert!(matches!(conn.next(t0), Some(ConnEvent::Head(request)) if request.target == "/2"));
 }
+
+#[test]
+fn another_protocol_passes_through_and_ends_in_order() {
+    let limits = Limits::default();
+    let now = Instant::now();
+    let mut c = conn(now);
+    c.received(&[GET, b"first"].concat(), now);
+    assert_eq!(events(&mut c, now).len(), 2);
+    c.upgrade(&Response::text(101, "").with("Upgrade", "x"), now);
+    assert!(sent(&mut c, now).starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+    assert_eq!(events(&mut c, now), [ConnEvent::Data(b"first".to_vec())]);
+    assert!(c.deadline().is_none() && !c.is_idle(), "the application is at work");
+    c.wait_raw(Some(now + limits.idle_timeout));
+    assert_eq!(c.deadline(), Some(now + limits.idle_timeout));
+    assert!(c.is_idle());
+    c.received(GET, now);
+    assert_eq!(events(&mut c, now), [ConnEvent::Data(GET.to_vec())], "nobody reads a request in it");
+    c.send_raw(b"answer", now);
+    assert_eq!(c.deadline(), Some(now + limits.write_timeout));
+    c.finish_raw(now);
+    assert!(!c.io().close && !c.io().read);
+    assert_eq!(sent(&mut c, now), "answer");
+    assert_eq!(c.io(), Io { read: true, shutdown: true, ..Io::default() });
+    c.eof();
+    assert!(c.io().close);
+
+    let mut c = conn(now);
+    c.upgrade(&Response::text(101, ""), now);
+    assert_eq!(c.unsent(), 0, "nobody asked");
+    c.received(GET, now);
+    assert_eq!(events(&mut c, now).len(), 2);
+    c.upgrade(&Response::text(101, ""), now);
+    c.wait_raw(Some(now));
+    c.wrote(c.unsent(), now);
+    assert_eq!(c.expire(now), None);
+    assert!(c.io().close);
+}
