@@ -4,5 +4,8 @@
 
 pub mod db;
 pub mod found;
+pub mod geometry;
+pub mod message;
 pub mod uploads;
 pub mod vision;
+pub mod ws;
