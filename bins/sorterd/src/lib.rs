@@ -2,10 +2,14 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
+pub mod core;
 pub mod db;
 pub mod found;
 pub mod geometry;
 pub mod message;
+pub mod panel;
+pub mod plan;
+pub mod shelf;
 pub mod uploads;
 pub mod vision;
 pub mod ws;

@@ -1,0 +1,201 @@
+//! Tests of the decisions: whole flows, refusals, and any order of outcomes.
+
+use super::*;
+
+fn session() -> Session {
+    Session::new("arm", "s1").unwrap()
+}
+
+fn process(base: u32, picture: &[u8]) -> Request {
+    Request::Process { session: session(), image: ImageName(base), picture: picture.to_vec() }
+}
+
+fn commands() -> Request {
+    let constants = ArmConstants {
+        arm_radius: 1.0,
+        dist_max_as_pw: 1.0,
+        dist_min_as_pw: 0.0,
+        rotation_range_as_deg: 1.0,
+        rotation_range_as_pw: 1.0,
+    };
+    Request::Commands { session: session(), constants }
+}
+
+fn seen(kept: Kept) -> Outcome {
+    Outcome::Seen(Ok(Seen { kept, size: (4, 3), found: Vec::new() }))
+}
+
+fn steps(actions: &[Action]) -> Vec<u8> {
+    let step = |action: &Action| match action {
+        Action::Tell(_, _, step) => Some(*step as u8),
+        _ => None,
+    };
+    actions.iter().filter_map(step).collect()
+}
+
+/// Does what a shell would do until nothing is left; gives all actions in order.
+fn run(core: &mut Core, mut todo: VecDeque<Action>) -> Vec<Action> {
+    let mut all = Vec::new();
+    while let Some(action) = todo.pop_front() {
+        match &action {
+            Action::Work(id, Work::See(kept)) => todo.extend(core.outcome(*id, seen(kept.clone()))),
+            Action::Work(id, Work::Keep(kept)) => {
+                todo.extend(core.outcome(*id, Outcome::Kept(Ok(kept.clone()))))
+            }
+            Action::Work(id, Work::Group { .. }) => {
+                todo.extend(core.outcome(*id, Outcome::Grouped(Ok(Plan::default()))));
+            }
+            Action::Ask(id, Ask::Replace { .. }) => todo.extend(core.outcome(*id, Outcome::Replaced(Ok(())))),
+            Action::Ask(id, Ask::Shots { .. }) => {
+                let shot = Shot { name: ImageName(1), size: (1, 1), objects: Vec::new() };
+                todo.extend(core.outcome(*id, Outcome::Shots(Ok(vec![shot]))));
+            }
+            Action::Ask(id, Ask::SaveAnswer { .. }) => todo.extend(core.outcome(*id, Outcome::Saved(Ok(())))),
+            Action::Append(id, _) => todo.extend(core.outcome(*id, Outcome::Appended(Ok(())))),
+            _ => {}
+        }
+        all.push(action);
+    }
+    all
+}
+
+#[test]
+fn a_picture_is_answered_when_all_of_it_is_safe() {
+    for uploads in [false, true] {
+        let mut core = Core::new(10, uploads);
+        let actions = core.request(Token(1), process(1500, b"x"));
+        let all = run(&mut core, actions.into());
+        assert_eq!(steps(&all), [2, 3, 4, 5, 7]);
+        let at = |wanted: &dyn Fn(&Action) -> bool| all.iter().position(wanted);
+        let reply = at(&|a| *a == Action::Reply(Token(1), "true".into())).unwrap();
+        let replace = at(&|a| matches!(a, Action::Ask(_, Ask::Replace { .. }))).unwrap();
+        assert!(replace < reply);
+        assert_eq!(at(&|a| matches!(a, Action::Append(..))).is_some_and(|n| n < reply), uploads);
+        assert!(core.is_empty() && core.files.is_empty());
+        assert_eq!(core.counts.pictures, 1);
+    }
+}
+
+#[test]
+fn one_picture_is_worked_on_at_a_time_and_others_beside_it() {
+    let mut core = Core::new(10, false);
+    let first = core.request(Token(1), process(1500, b"one"));
+    let second = core.request(Token(2), process(1500, b"two"));
+    let other = core.request(Token(3), process(1600, b"three"));
+    assert!(matches!(first[1], Action::Work(1, _)));
+    assert_eq!(second.len(), 1, "it waits");
+    assert!(matches!(other[1], Action::Work(3, _)));
+    let failed = core.outcome(1, Outcome::Seen(Err("no picture".into())));
+    assert_eq!(failed[1], Action::Reply(Token(1), "false".into()));
+    let Action::Work(2, Work::See(kept)) = &failed[2] else { panic!("{failed:?}") };
+    assert_eq!(kept.bytes, b"two");
+}
+
+#[test]
+fn commands_are_answered_without_waiting_for_the_panorama() {
+    let mut core = Core::new(10, true);
+    let actions = core.request(Token(1), commands());
+    let all = run(&mut core, actions.into());
+    assert_eq!(steps(&all), [8, 9, 14, 15, 16]);
+    assert!(all.contains(&Action::Reply(Token(1), "[]".into())));
+    assert_eq!(all.iter().filter(|a| matches!(a, Action::Stitch(Stitch::Original { .. }))).count(), 1);
+    let failing = core.request(Token(1), commands());
+    let Action::Ask(id, _) = failing[1] else { panic!() };
+    let failed = core.outcome(id, Outcome::Shots(Err("away".into())));
+    assert_eq!(failed[1], Action::Reply(Token(1), r#"{"error":"away"}"#.into()));
+    let stitch = core.request(Token(1), Request::StitchAfter { session: session() });
+    assert_eq!(stitch, [Action::Stitch(Stitch::After { session: session() }), Action::Done(Token(1))]);
+}
+
+#[test]
+fn a_full_house_refuses_clearly() {
+    let mut core = Core::new(2, false);
+    core.request(Token(1), process(1500, b"x"));
+    core.request(Token(2), process(1500, b"x"));
+    let refused = core.request(Token(3), process(1600, b"x"));
+    assert_eq!(refused[1], Action::Reply(Token(3), "false".into()));
+    let Action::Warn(_, _, why) = &refused[0] else { panic!() };
+    assert!(why.contains("busy: 2"), "{why}");
+    let Action::Reply(_, error) = &core.request(Token(3), commands())[1] else { panic!() };
+    assert!(error.starts_with(r#"{"error":"busy"#), "{error}");
+    assert_eq!((core.counts.refused, core.len()), (2, 2));
+}
+
+/// Any interleaving of messages and outcomes, good and bad: each message is answered once, and one file is never in two
+/// hands.
+#[test]
+fn whatever_happens_each_message_is_answered_once() {
+    let seed =
+        std::env::var("EDGE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("EDGE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..300 {
+        let mut core = Core::new(rng.usize(1..8), rng.bool());
+        let (mut sent, mut answers) = (0, HashMap::<usize, u32>::new());
+        let mut todo: Vec<Action> = Vec::new();
+        while sent < 30 || !todo.is_empty() {
+            let new = if sent < 30 && (todo.is_empty() || rng.u8(..3) == 0) {
+                sent += 1;
+                let request = match rng.u8(..4) {
+                    0 => commands(),
+                    1 => {
+                        Request::After { session: session(), image: ImageName(rng.u32(..2)), picture: vec![] }
+                    }
+                    _ => process(rng.u32(..3), b"x"),
+                };
+                core.request(Token(sent), request)
+            } else {
+                let action = todo.swap_remove(rng.usize(..todo.len()));
+                let bad = || Err("broken".to_owned());
+                let fails = rng.u8(..5) == 0;
+                match action {
+                    Action::Work(id, Work::See(kept)) => core.outcome(
+                        id,
+                        if fails { Outcome::Seen(bad().map(|()| unreachable!())) } else { seen(kept) },
+                    ),
+                    Action::Work(id, Work::Keep(kept)) => core.outcome(
+                        id,
+                        Outcome::Kept(if fails { bad().map(|()| unreachable!()) } else { Ok(kept) }),
+                    ),
+                    Action::Work(id, Work::Group { .. }) => core.outcome(
+                        id,
+                        Outcome::Grouped(if fails {
+                            bad().map(|()| unreachable!())
+                        } else {
+                            Ok(Plan::default())
+                        }),
+                    ),
+                    Action::Ask(id, Ask::Replace { .. }) => {
+                        core.outcome(id, Outcome::Replaced(if fails { bad() } else { Ok(()) }))
+                    }
+                    Action::Ask(id, Ask::Shots { .. }) => core.outcome(
+                        id,
+                        Outcome::Shots(if fails { bad().map(|()| unreachable!()) } else { Ok(vec![]) }),
+                    ),
+                    Action::Ask(id, Ask::SaveAnswer { .. }) => {
+                        core.outcome(id, Outcome::Saved(if fails { bad() } else { Ok(()) }))
+                    }
+                    Action::Append(id, _) => {
+                        core.outcome(id, Outcome::Appended(if fails { bad() } else { Ok(()) }))
+                    }
+                    _ => Vec::new(),
+                }
+            };
+            for action in new {
+                if let Action::Reply(token, _) = &action {
+                    *answers.entry(token.0).or_default() += 1;
+                }
+                todo.push(action);
+            }
+            let working = todo.iter().filter_map(|action| match action {
+                Action::Work(_, Work::See(kept) | Work::Keep(kept)) => Some(kept.name.clone()),
+                _ => None,
+            });
+            let mut names: Vec<_> = working.collect();
+            names.sort();
+            assert!(names.windows(2).all(|w| w[0] != w[1]), "one file in two hands: {names:?}");
+        }
+        assert!(core.is_empty() && core.files.is_empty());
+        assert!((1..=30).all(|n| answers.get(&n) == Some(&1)), "{answers:?}");
+    }
+}
