@@ -3,7 +3,7 @@
 // Nothing here comes from, or goes to, anywhere but this server.
 
 const PERIOD_MS = 2000;
-const COLOURS = 8;
+const COLOURS = 10;
 const SVG = 'http://www.w3.org/2000/svg';
 
 const byId = (id) => document.getElementById(id);
@@ -78,14 +78,16 @@ function box(object, size) {
 
 function picture(session, image) {
   const name = image.after && !image.image.startsWith('after_') ? 'after_' + image.image : image.image;
-  const stage = element('div', { className: 'stage' }, element('img', {
-    src: '/pictures' + path(session.arm, session.session, name), alt: name, loading: 'lazy',
-    width: image.width || 1, height: image.height || 1,
-  }));
+  const shown = element('img', { src: '/pictures' + path(session.arm, session.session, name), alt: name, loading: 'lazy' });
+  // Known before it is loaded, its size keeps the page from jumping.
+  if (image.width && image.height) Object.assign(shown, { width: image.width, height: image.height });
+  const stage = element('div', { className: 'stage' }, shown);
   if (image.objects.length && image.width && image.height) {
     const size = Math.max(image.width, image.height) / 36;
+    // Items above containers, which are larger.
+    const objects = [...image.objects].sort((a, b) => (a.class === 0) - (b.class === 0));
     stage.append(shape('svg', { viewBox: `0 0 ${image.width} ${image.height}`, role: 'img', 'aria-label': `boxes on ${name}` },
-      ...image.objects.map((object) => box(object, size))));
+      ...objects.map((object) => box(object, size))));
   }
   const items = image.objects.filter((object) => object.class === 0).length;
   const found = image.after ? '' : `${counted(items, 'item')}, ${counted(image.objects.length - items, 'container')}`;
