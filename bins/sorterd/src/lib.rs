@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
+pub mod config {
+    pub mod vision;
+}
 pub mod core;
 pub mod db;
 pub mod found;
