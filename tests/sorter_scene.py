@@ -20,6 +20,7 @@ SAME_WITHIN = 150
 ITEM, CONTAINER = 0, 1
 # The looks of items: shape, colour, half of width and height.
 LOOKS = [("box", (178, 34, 34), 24, 24), ("round", (24, 64, 168), 23, 23), ("oval", (16, 110, 52), 30, 18), ("box", (40, 40, 44), 30, 14)]
+NAMES = ["red", "blue", "green", "black"]
 TRAY = ("box", (92, 62, 40), 58, 58)
 
 

@@ -32,7 +32,8 @@ impl Browser {
     /// Opens a page at `url`, of 1000x800 pixels.
     pub fn open(folder: &Path, url: &str) -> Browser {
         let (to, from) = (folder.join("to-browser"), folder.join("from-browser"));
-        crate::support::run(Command::new("mkfifo").arg(&to).arg(&from));
+        let made = Command::new("mkfifo").arg(&to).arg(&from).status().unwrap();
+        assert!(made.success(), "mkfifo");
         let profile = folder.join("profile");
         // The shell ties the pipes to descriptors, which std can't do safely.
         let script = "exec chromium --headless=new --no-sandbox --disable-gpu --no-first-run --disable-dev-shm-usage \
