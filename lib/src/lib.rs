@@ -1,7 +1,7 @@
 //! `edge`: what at least two of the edge daemons share.
 //!
 //! The library holds no event loop and starts no thread on its own account except where a type says so
-//! ([`spool`], [`net::Resolver`], [`aws`]). A daemon owns its `mio::Poll`, its timers and its state;
+//! ([`spool`], [`net::Resolver`], [`aws`], [`objects::Pool`]). A daemon owns its `mio::Poll`, its timers and its state;
 //! the library gives it codecs, durable files and small system wrappers.
 //!
 //! `unsafe` appears in [`sys`] only.
@@ -23,6 +23,7 @@ pub mod log;
 pub mod mqtt;
 pub mod net;
 pub mod notify;
+pub mod objects;
 pub mod release;
 pub mod retry;
 pub mod signal;

@@ -11,15 +11,14 @@ use edge::config::{self, Loaded};
 use edge::device::Device;
 use edge::mqtt::Filter;
 use edge::mqtt::endpoint::{self, Broker, Source};
+use edge::objects::dir::Dir;
+use edge::objects::s3::{S3, Settings};
+use edge::objects::{Policy, Store, check_key};
 use edge::spool::{SpoolConfig, Table as SpoolTable};
 use serde::{Deserialize, Serialize};
 
-use crate::core::Policy;
-use crate::key::{self, Template};
+use crate::key::Template;
 use crate::meta::{Listed, TypeRule, is_type};
-use crate::store::Store;
-use crate::store::dir::Dir;
-use crate::store::s3::{S3, Settings};
 
 /// The file as it is written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -296,7 +295,7 @@ fn target(loaded: &Loaded<Raw>, vars: &Vars) -> Result<(TargetConfig, String), c
     let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.trim_end_matches('/');
     if !prefix.is_empty() {
-        key::check(prefix).map_err(|why| wrong("to", &why))?;
+        check_key(prefix).map_err(|why| wrong("to", &why))?;
     }
     let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
     let settings = s3(loaded, vars, name)?;
@@ -335,6 +334,8 @@ fn s3(loaded: &Loaded<Raw>, vars: &Vars, name: &str) -> Result<Settings, config:
     let ms = Duration::from_millis;
     let upload = &loaded.raw.upload;
     Ok(Settings {
+        user_agent: concat!("s3put/", env!("CARGO_PKG_VERSION")),
+        table: "target",
         bucket,
         tls,
         chain: ChainConfig { iot, profile, vars: vars.clone() },

@@ -14,16 +14,16 @@ use edge::inlet::{Inlet, Verdict};
 use edge::log::Throttle;
 use edge::net::Resolver;
 use edge::notify::Notifier;
+use edge::objects::dir::Dir;
+use edge::objects::{Action, Core, Outcome, Pool, Store};
 use edge::signal::{Signal, Signals};
 use edge::spool::{Record, Spool};
 use edge::timer::{Timers, poll_timeout};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::{Config, TargetConfig};
-use crate::core::{Action, Core, Outcome};
+use crate::object::upload;
 use crate::status::View;
-use crate::store::Store;
-use crate::upload::Pool;
 
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -117,8 +117,9 @@ impl Daemon {
             .map_err(|error| Failure::new(edge::cli::EX_UNAVAILABLE, error))?;
         let store = Arc::new(config.target.open());
         log::info!("stores into {}", store.name());
-        let pool = Pool::start(config.policy.workers, Arc::clone(&store), config.objects, &waker)
-            .map_err(Failure::os)?;
+        let (target, objects) = (Arc::clone(&store), config.objects);
+        let put = move |record: &Record| upload(record, &target, &objects, unix_ms());
+        let pool = Pool::start("s3put-up", config.policy.workers, put, &waker).map_err(Failure::os)?;
         let started = Instant::now();
         input.start(registry, LISTENER, started).map_err(Failure::os)?;
         Ok(Self {
@@ -419,6 +420,6 @@ fn prepare(target: &TargetConfig) -> Result<(), Failure> {
     if *create && !root.exists() {
         edge::fs::create_dir_durably(root).map_err(Failure::io)?;
     }
-    crate::store::dir::Dir::new(root.clone(), *mode).clean();
+    Dir::new(root.clone(), *mode).clean();
     Ok(())
 }

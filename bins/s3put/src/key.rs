@@ -12,11 +12,9 @@
 use std::fmt::Write as _;
 
 use edge::mqtt::Message;
+use edge::objects::check_key;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-
-/// The longest key, in bytes (S3's own bound).
-pub const KEY_BYTES_MAX: usize = 1024;
 
 /// What `{date}` and its kin say for a message without a `time` property.
 const UNDATED: &str = "undated";
@@ -127,26 +125,9 @@ impl Template {
         for part in &self.0 {
             put(&mut key, part, facts)?;
         }
-        check(&key)?;
+        check_key(&key)?;
         Ok(key)
     }
-}
-
-/// Whether `key` can be an object's key here.
-///
-/// # Errors
-/// In words: what is wrong with it.
-pub fn check(key: &str) -> Result<(), String> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(format!("the key has {} bytes; 1 to {KEY_BYTES_MAX} are possible", key.len()));
-    }
-    if key.chars().any(char::is_control) {
-        return Err(format!("the key {key:?} has a control character"));
-    }
-    if key.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(format!("the key {key:?} has an empty segment, or one that is . or .."));
-    }
-    Ok(())
 }
 
 fn variable(name: &str) -> Result<Part, String> {
@@ -390,7 +371,7 @@ mod tests {
             };
             let (topic, id) = (text(&mut rng), text(&mut rng));
             if let Ok(key) = key("{topic:1}/{id}", &message(&topic, &[("id", &id)]), 0) {
-                assert_eq!(check(&key), Ok(()), "seed {seed} round {round}");
+                assert_eq!(check_key(&key), Ok(()), "seed {seed} round {round}");
                 let level = topic.split('/').next().unwrap().to_owned();
                 let level = if level.is_empty() { "_".to_owned() } else { level };
                 let before = seen.insert(key.clone(), (level.clone(), id.clone()));

@@ -1,18 +1,16 @@
 //! `s3put`: MQTT messages to objects in S3 or a folder. Start-up and loop.
 //!
 //! A message is acknowledged to its sender when it is in the spool on disk, and leaves the spool when it is an object.
-//! One thread runs the poll; `upload` has the threads that store, `spool` one that syncs.
+//! One thread runs the poll; `edge::objects` has the decisions and the threads that store, `spool` one that syncs.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
 mod config;
-mod core;
 mod daemon;
 mod key;
 mod meta;
+mod object;
 mod status;
-mod store;
-mod upload;
 
 use std::path::Path;
 use std::process::ExitCode;

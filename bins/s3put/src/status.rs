@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use edge::ctl::Metrics;
 use edge::inlet::{self, Inlet};
+use edge::objects::{Core, Counts};
 use edge::spool::Stats;
 use serde_json::{Value, json};
-
-use crate::core::{Core, Counts};
 
 /// What is shown, gathered at one moment.
 #[derive(Debug)]

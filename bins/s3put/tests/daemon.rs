@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code)]
-#[path = "../src/store/script.rs"]
+#[path = "../../../lib/src/objects/script.rs"]
 mod script;
 
 use std::collections::HashSet;

@@ -12,19 +12,18 @@ use std::io::Read as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::aws::credentials::{ChainConfig, Credentials, Provider};
+use crate::aws::s3::{Bucket, ErrorBody};
+use crate::aws::sha256_hex;
+use crate::aws::sigv4::{self, Scope, amz_date};
+use crate::http::date;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edge::aws::credentials::{ChainConfig, Credentials, Provider};
-use edge::aws::s3::{Bucket, ErrorBody};
-use edge::aws::sha256_hex;
-use edge::aws::sigv4::{self, Scope, amz_date};
-use edge::http::date;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use super::answer::{Answer, Verdict, judge_put};
-use super::{Object, sidecar_key};
-use crate::core::Outcome;
+use super::{Object, Outcome, sidecar_key};
 
 /// The SHA-256 of nothing.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -36,13 +35,21 @@ const SKEW_S_MIN: i64 = 120;
 /// Settings of the target.
 #[derive(Debug)]
 pub struct Settings {
+    /// The program in the requests' User-Agent: `name/version`.
+    pub user_agent: &'static str,
+    /// The configuration's table with the target's keys, for errors that say which key to correct.
+    pub table: &'static str,
+    /// Where it is.
     pub bucket: Bucket,
+    /// Whom to trust.
     pub tls: ureq::tls::TlsConfig,
+    /// Where credentials come from.
     pub chain: ChainConfig,
     /// `If-None-Match: *`.
     pub conditional: bool,
     /// Connections kept alive: the number of workers.
     pub connections: usize,
+    /// Longest time until a connection stands.
     pub connect_timeout: Duration,
     /// Longest silence, in either direction.
     pub idle_timeout: Duration,
@@ -60,6 +67,7 @@ pub struct S3 {
     /// came on, so the question that follows had better not use it.
     fresh: Agent,
     provider: Provider,
+    table: &'static str,
     /// The server's clock minus ours, in seconds.
     skew_s: AtomicI64,
     corrections: AtomicU64,
@@ -88,13 +96,15 @@ impl Failure {
 }
 
 impl S3 {
+    /// Asks nobody anything yet.
+    #[must_use]
     pub fn new(settings: Settings) -> Self {
         let agent = self::agent(&settings, settings.connections);
         let fresh = self::agent(&settings, 0);
-        let provider = Provider::new(settings.chain);
+        let provider = Provider::new(settings.chain.clone());
         let (skew_s, corrections) = (AtomicI64::new(0), AtomicU64::new(0));
-        let (bucket, conditional) = (settings.bucket, settings.conditional);
-        Self { bucket, conditional, agent, fresh, provider, skew_s, corrections }
+        let Settings { bucket, conditional, table, .. } = settings;
+        Self { bucket, conditional, table, agent, fresh, provider, skew_s, corrections }
     }
 
     /// `s3://bucket (https://host, region)`.
@@ -119,8 +129,7 @@ impl S3 {
                 Verdict::Other(outcome) => return outcome,
             }
         }
-        match self.put_one(object.key, object.body, object.sha256, object.content_type, &object.headers.list)
-        {
+        match self.put_one(object.key, object.body, object.sha256, object.content_type, object.headers) {
             Verdict::Stored => Outcome::Stored { already: false },
             Verdict::Exists => self.compare(object),
             Verdict::Credentials(why) => Outcome::Hold(why),
@@ -162,7 +171,7 @@ impl S3 {
                 corrected = true;
                 continue;
             }
-            match judge_put(&answer, &name, &checksum) {
+            match judge_put(&answer, &name, self.table, &checksum) {
                 Verdict::Credentials(why) if !renewed => {
                     log::info!("{name}: {why}; the credentials are fetched anew");
                     self.provider.invalidate(&credentials);
@@ -232,7 +241,7 @@ impl S3 {
         let (mut hash, mut buffer) = (sha2::Sha256::new(), [0; 16 * 1024]);
         loop {
             match reader.read(&mut buffer) {
-                Ok(0) => return Ok(edge::aws::hex(&hash.finalize())),
+                Ok(0) => return Ok(crate::aws::hex(&hash.finalize())),
                 Ok(n) => hash.update(&buffer[..n]),
                 Err(error) => return Err(Failure::Network(format!("GET breaks off: {error}"))),
             }
@@ -325,7 +334,7 @@ fn agent(settings: &Settings, connections: usize) -> Agent {
         .max_idle_connections_per_host(connections)
         .input_buffer_size(16 * 1024)
         .output_buffer_size(64 * 1024)
-        .user_agent(concat!("s3put/", env!("CARGO_PKG_VERSION")))
+        .user_agent(settings.user_agent)
         .build()
         .new_agent()
 }
@@ -369,7 +378,7 @@ fn explain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(what) => format!("no answer in time ({what})"),
         ureq::Error::Io(source) => source.to_string(),
-        other => edge::log::chain(other),
+        other => crate::log::chain(other),
     }
 }
 

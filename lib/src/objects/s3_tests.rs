@@ -3,12 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use edge::aws::credentials::Vars;
-use edge::aws::tls;
+use crate::aws::credentials::Vars;
+use crate::aws::tls;
 
 use super::*;
-use crate::meta::Headers;
-use crate::store::script::{self, Request, Server, error, ok};
+use crate::objects::script::{self, Request, Server, error, ok};
 
 const BODY: &[u8] = b"one face";
 
@@ -17,6 +16,8 @@ fn settings(endpoint: &str, vars: &[(&str, &str)]) -> Settings {
     let vars = if vars.is_empty() { &keys } else { vars };
     let vars = Vars::new(vars.iter().map(|(k, v)| (*k, (*v).to_owned())));
     Settings {
+        user_agent: "test/1",
+        table: "target",
         bucket: Bucket::new("bkt", "eu-west-1", Some(endpoint), None).unwrap(),
         tls: tls::none(),
         chain: ChainConfig { vars, ..ChainConfig::default() },
@@ -29,7 +30,7 @@ fn settings(endpoint: &str, vars: &[(&str, &str)]) -> Settings {
 }
 
 fn put_with(s3: &S3, key: &str, body: &[u8], sidecar: Option<&[u8]>) -> Outcome {
-    let headers = Headers { list: vec![("x-amz-meta-topic".into(), "faces".into())], complete: true };
+    let headers = [("x-amz-meta-topic".to_owned(), "faces".to_owned())];
     let sha256 = sha256_hex(body);
     s3.put(&Object { key, body, sha256: &sha256, content_type: "image/jpeg", headers: &headers, sidecar })
 }
@@ -264,7 +265,7 @@ fn s3s_takes_our_signatures() {
         eprintln!("SKIPPED s3s_takes_our_signatures: s3s-fs is not built (etc/tools.sh s3s)");
         return;
     };
-    let root = std::env::temp_dir().join(format!("s3put-s3s-{}", std::process::id()));
+    let root = std::env::temp_dir().join(format!("edge-s3s-{}", std::process::id()));
     std::fs::create_dir_all(root.join("bkt")).unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = std::process::Command::new(tool)
@@ -313,7 +314,7 @@ fn s3s_takes_our_signatures() {
 }
 
 fn s3s() -> Option<std::path::PathBuf> {
-    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools");
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     let folder = std::env::var_os("EDGE_TOOLS").map_or(own, std::path::PathBuf::from);
     Some(folder.join("bin/s3s-fs")).filter(|path| path.exists())
 }

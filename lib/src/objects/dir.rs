@@ -17,8 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{Object, sidecar_key};
-use crate::core::Outcome;
+use super::{Object, Outcome, sidecar_key};
 
 const TEMPORARY: &str = ".s3put-";
 
@@ -45,11 +44,13 @@ fn target(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Troubl
 impl Dir {
     /// Objects under `root`, which must exist, with files of this mode. Left-over temporary files are removed as their
     /// folders are used.
+    #[must_use]
     pub fn new(root: PathBuf, mode: u32) -> Self {
         Self { root, mode, count: AtomicU64::new(0) }
     }
 
     /// The root.
+    #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -1,8 +1,8 @@
 //! What an S3 server's answer means. Pure functions over status, headers and error body.
 
-use edge::aws::s3::ErrorBody;
+use crate::aws::s3::ErrorBody;
 
-use crate::core::Outcome;
+use super::Outcome;
 
 /// What to do about an answer to PUT.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,9 @@ pub enum Verdict {
 /// The parts of an answer that matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
+    /// Of HTTP.
     pub status: u16,
+    /// What the body says.
     pub error: ErrorBody,
     /// `x-amz-bucket-region`.
     pub bucket_region: Option<String>,
@@ -30,6 +32,7 @@ pub struct Answer {
 
 impl Answer {
     /// `403 AccessDenied (its message)`.
+    #[must_use]
     pub fn text(&self) -> String {
         let ErrorBody { code, message, .. } = &self.error;
         match (code.as_str(), message.as_str()) {
@@ -40,8 +43,10 @@ impl Answer {
     }
 }
 
-/// Judges the answer to a PUT. `bucket` names the target in messages; `checksum` is that of what was sent.
-pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
+/// Judges the answer to a PUT. `bucket` names the target in messages, `table` the part of the configuration that it
+/// stands in; `checksum` is that of what was sent.
+#[must_use]
+pub fn judge_put(answer: &Answer, bucket: &str, table: &str, checksum: &str) -> Verdict {
     let text = answer.text();
     let code = answer.error.code.as_str();
     let hold = |why: String| Verdict::Other(Outcome::Hold(format!("{bucket}: {why}")));
@@ -65,7 +70,7 @@ pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
         ) => Verdict::Credentials(text),
         (301 | 302 | 307 | 308, _)
         | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-            hold(wrong_region(answer, &text))
+            hold(wrong_region(answer, table, &text))
         }
         (429 | 500 | 502..=599, _)
         | (_, "SlowDown" | "RequestTimeout" | "OperationAborted" | "ConditionalRequestConflict") => {
@@ -74,11 +79,11 @@ pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
         // A clock that is off was corrected before this is asked; once more is worth it.
         (_, "RequestTimeTooSkewed") => retry(format!("{text}: the clock was corrected from the server's")),
         (501, _) => hold(format!(
-            "{text}: if this server does not know If-None-Match, set target.conditional = false"
+            "{text}: if this server does not know If-None-Match, set {table}.conditional = false"
         )),
         (409, _) => retry(text),
-        (404, "NoSuchBucket") => hold(format!("{text}: make the bucket, or correct target.to")),
-        (404 | 405, _) => hold(format!("{text}: is target.endpoint an S3 server, and path-style right?")),
+        (404, "NoSuchBucket") => hold(format!("{text}: make the bucket, or correct {table}.to")),
+        (404 | 405, _) => hold(format!("{text}: is {table}.endpoint an S3 server, and path-style right?")),
         (401 | 403, "SignatureDoesNotMatch") => {
             hold(format!("{text}: is the secret key right, and the region?"))
         }
@@ -92,12 +97,12 @@ pub fn judge_put(answer: &Answer, bucket: &str, checksum: &str) -> Verdict {
     }
 }
 
-fn wrong_region(answer: &Answer, text: &str) -> String {
+fn wrong_region(answer: &Answer, table: &str, text: &str) -> String {
     let told = answer.bucket_region.as_deref().filter(|r| !r.is_empty());
     let region = told.or(Some(answer.error.region.as_str())).filter(|r| !r.is_empty());
     match region {
-        Some(region) => format!("{text}: the bucket is in the region {region:?}; set target.region to it"),
-        None => format!("{text}: the bucket is elsewhere; check target.region and target.endpoint"),
+        Some(region) => format!("{text}: the bucket is in the region {region:?}; set {table}.region to it"),
+        None => format!("{text}: the bucket is elsewhere; check {table}.region and {table}.endpoint"),
     }
 }
 
@@ -107,7 +112,7 @@ mod tests {
 
     fn verdict(status: u16, code: &str) -> Verdict {
         let error = ErrorBody { code: code.into(), ..ErrorBody::default() };
-        judge_put(&Answer { status, error, ..Answer::default() }, "b", "c")
+        judge_put(&Answer { status, error, ..Answer::default() }, "b", "target", "c")
     }
 
     #[test]
@@ -155,10 +160,12 @@ mod tests {
     #[test]
     fn the_right_region_is_named_and_a_wrong_checksum_seen() {
         let answer = Answer { status: 301, bucket_region: Some("eu-west-3".into()), ..Answer::default() };
-        let Verdict::Other(Outcome::Hold(why)) = judge_put(&answer, "s3://b", "c") else { panic!() };
+        let Verdict::Other(Outcome::Hold(why)) = judge_put(&answer, "s3://b", "target", "c") else {
+            panic!()
+        };
         assert!(why.contains("\"eu-west-3\"") && why.contains("target.region"), "{why}");
         let answer = Answer { status: 200, checksum: Some("x".into()), ..Answer::default() };
-        assert!(matches!(judge_put(&answer, "b", "c"), Verdict::Other(Outcome::Refused(_))));
+        assert!(matches!(judge_put(&answer, "b", "target", "c"), Verdict::Other(Outcome::Refused(_))));
     }
 
     #[test]

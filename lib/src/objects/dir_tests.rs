@@ -1,13 +1,12 @@
 //! Tests of the folder store.
 
 use super::*;
-use crate::meta::Headers;
 
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("s3put-dir-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("edge-dir-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(path.join("root")).unwrap();
         Self(path)
@@ -25,8 +24,7 @@ impl Drop for Folder {
 }
 
 fn put(dir: &Dir, key: &str, body: &[u8], sidecar: Option<&[u8]>) -> Outcome {
-    let headers = Headers { list: vec![], complete: true };
-    dir.put(&Object { key, body, sha256: "", content_type: "", headers: &headers, sidecar })
+    dir.put(&Object { key, body, sha256: "", content_type: "", headers: &[], sidecar })
 }
 
 const NEW: Outcome = Outcome::Stored { already: false };

@@ -1,94 +1,15 @@
-//! The worker threads: each takes one message at a time, makes it an object and stores it.
-//!
-//! Owns: the threads and the two channels. Invariants: at most one message per thread and one per place waiting, so
-//! memory stays under the core's bound; a thread ends when the queue is closed.
+//! From a message to its object: key, type, headers, sidecar. The worker threads run it.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-
-use edge::clock::unix_ms;
+use edge::objects::{Object, Outcome, Store, sidecar_key};
 use edge::spool::Record;
 use edge::text::sha256_hex;
-use mio::Waker;
 
 use crate::config::Objects;
-use crate::core::Outcome;
 use crate::key::Facts;
 use crate::meta::{self, METADATA_BYTES_MAX};
-use crate::store::{Object, Store, sidecar_key};
-
-/// Stack of a worker, in bytes: TLS handshakes and ureq need some.
-const STACK_BYTES: usize = 512 * 1024;
-
-/// What a worker reports.
-#[derive(Debug)]
-pub struct Done {
-    pub place: usize,
-    pub outcome: Outcome,
-    /// Payload bytes.
-    pub bytes: usize,
-}
-
-/// The workers.
-#[derive(Debug)]
-pub struct Pool {
-    jobs: mpsc::Sender<(usize, Arc<Record>)>,
-    done: mpsc::Receiver<Done>,
-}
-
-impl Pool {
-    /// Starts `workers` threads, named `s3put-up-N`. `waker` is woken after each result.
-    ///
-    /// # Errors
-    /// When the system gives no thread.
-    pub fn start(
-        workers: usize,
-        store: Arc<Store>,
-        objects: Objects,
-        waker: &Arc<Waker>,
-    ) -> std::io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<(usize, Arc<Record>)>();
-        let (results, done) = mpsc::channel();
-        let (queue, objects) = (Arc::new(Mutex::new(queue)), Arc::new(objects));
-        for n in 0..workers {
-            let (queue, store, objects) = (Arc::clone(&queue), Arc::clone(&store), Arc::clone(&objects));
-            let (results, waker) = (results.clone(), Arc::clone(waker));
-            let thread = std::thread::Builder::new().name(format!("s3put-up-{n}")).stack_size(STACK_BYTES);
-            thread.spawn(move || {
-                loop {
-                    // Nobody panics while holding the lock; and the receiver would be whole all the same.
-                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    let Ok((place, record)) = next else { return };
-                    let bytes = record.message.payload.len();
-                    let outcome = upload(&record, &store, &objects, unix_ms());
-                    drop(record);
-                    if results.send(Done { place, outcome, bytes }).is_err() {
-                        return;
-                    }
-                    if let Err(error) = waker.wake() {
-                        log::warn!("upload: can't wake the main loop: {error}");
-                    }
-                }
-            })?;
-        }
-        Ok(Self { jobs, done })
-    }
-
-    /// Gives a message to whichever thread is free. Called by the core's order only, so that the queue is never longer
-    /// than there are places.
-    pub fn run(&self, place: usize, record: Arc<Record>) {
-        if self.jobs.send((place, record)).is_err() {
-            log::error!("upload: all worker threads are gone");
-        }
-    }
-
-    /// The next result, if there is one.
-    pub fn next_done(&self) -> Option<Done> {
-        self.done.try_recv().ok()
-    }
-}
 
 /// Makes a message an object and stores it. Blocks.
-fn upload(record: &Record, store: &Store, objects: &Objects, now_ms: u64) -> Outcome {
+pub fn upload(record: &Record, store: &Store, objects: &Objects, now_ms: u64) -> Outcome {
     let message = &record.message;
     let sha256 = sha256_hex(&message.payload);
     let content_type = meta::content_type(message, &objects.rules);
@@ -114,7 +35,7 @@ fn upload(record: &Record, store: &Store, objects: &Objects, now_ms: u64) -> Out
         body: &message.payload,
         sha256: &sha256,
         content_type: &content_type,
-        headers: &headers,
+        headers: &headers.list,
         sidecar: sidecar.as_deref(),
     })
 }
@@ -124,8 +45,8 @@ mod tests {
     use super::*;
     use crate::key::Template;
     use crate::meta::Listed;
-    use crate::store::dir::Dir;
     use edge::mqtt::Message;
+    use edge::objects::dir::Dir;
 
     #[test]
     fn a_message_becomes_a_file_with_its_sidecar() {

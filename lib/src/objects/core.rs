@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use edge::retry::Backoff;
+use crate::retry::Backoff;
 
 /// What became of one upload attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,12 @@ pub struct Policy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action<J> {
     /// Upload the message in this place.
-    Run { place: usize, job: J },
+    Run {
+        /// To be named in [`Core::finished`].
+        place: usize,
+        /// The message.
+        job: J,
+    },
     /// It is stored: acknowledge it to the spool.
     Ack(J),
     /// Put it into the dead-letter folder.
@@ -84,11 +89,17 @@ enum Target {
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Stored, those included that were there already.
     pub stored: u64,
+    /// Were there already.
     pub already: u64,
+    /// Transient failures.
     pub retries: u64,
+    /// Refusals of an object.
     pub refusals: u64,
+    /// Dead letters.
     pub dead: u64,
+    /// Times that the target refused us.
     pub holds: u64,
 }
 
@@ -107,6 +118,8 @@ pub struct Core<J> {
 }
 
 impl<J: Clone> Core<J> {
+    /// Decides by `policy`; `rng` spreads the delays.
+    #[must_use]
     pub fn new(policy: Policy, rng: fastrand::Rng) -> Self {
         let places = (0..policy.workers.max(1)).map(|_| None).collect();
         let hold_backoff = Backoff::new(policy.hold.0, policy.hold.1, Duration::ZERO);
@@ -115,21 +128,25 @@ impl<J: Clone> Core<J> {
     }
 
     /// Whether another message can be given to [`Core::begin`].
+    #[must_use]
     pub fn has_room(&self) -> bool {
         matches!(self.target, Target::Open) && self.places.iter().any(Option::is_none)
     }
 
     /// How many messages have places.
+    #[must_use]
     pub fn busy(&self) -> usize {
         self.places.iter().flatten().count()
     }
 
     /// How many uploads run right now.
+    #[must_use]
     pub fn running(&self) -> usize {
         self.places.iter().flatten().filter(|p| p.phase == Phase::Running).count()
     }
 
     /// Why everything is held, and since when.
+    #[must_use]
     pub fn held(&self) -> Option<(Instant, &str)> {
         match &self.target {
             Target::Open => None,
@@ -138,15 +155,21 @@ impl<J: Clone> Core<J> {
     }
 
     /// The latest transient failure since the last success.
+    #[must_use]
     pub fn trouble(&self) -> Option<(Instant, &str)> {
         self.trouble.as_ref().map(|(since, why)| (*since, why.as_str()))
     }
 
+    /// Counters since the start.
+    #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// A message to upload; `None` gives it back when there is no room.
+    /// A message to upload.
+    ///
+    /// # Errors
+    /// Gives it back when there is no room.
     pub fn begin(&mut self, job: J) -> Result<Action<J>, J> {
         let free = self.places.iter().position(Option::is_none).filter(|_| self.has_room());
         let Some(place) = free else { return Err(job) };
@@ -240,6 +263,7 @@ impl<J: Clone> Core<J> {
     }
 
     /// When [`Core::due`] has something.
+    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match &self.target {
             Target::Held { probing: Some(_), .. } => None,
