@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
+/// Each table of the file has a file of its own.
 pub mod config {
+    pub mod store;
     pub mod vision;
 }
 pub mod core;

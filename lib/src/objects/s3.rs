@@ -33,7 +33,7 @@ const ERROR_BYTES_MAX: u64 = 16 * 1024;
 const SKEW_S_MIN: i64 = 120;
 
 /// Settings of the target.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The program in the requests' User-Agent: `name/version`.
     pub user_agent: &'static str,

@@ -1,1 +1,0 @@
-//! Pictures on their way to S3.
