@@ -4,15 +4,18 @@ PREFIX  ?= /usr
 DESTDIR ?=
 BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd spyglassd
 CARGO   ?= cargo
+# Cargo features of the binaries: "privacy" gives spyglassd [stream.privacy], and with it OpenCV.
+FEATURES ?=
 # What `make demo` uses; see `tests/src/bin/demo.rs`.
 STORE   ?= dir
 SOURCE  ?=
 BROKER  ?= mosquitto
 
 export PATH := $(HOME)/.cargo/bin:$(PATH)
-export BINS
+export BINS FEATURES
 
 PACKAGES = $(foreach b,$(BINS),-p $(b))
+WITH     = $(if $(and $(FEATURES),$(filter spyglassd,$(BINS))),--features "$(foreach f,$(FEATURES),spyglassd/$(f))")
 UNITS    = $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
@@ -23,6 +26,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo
 	@echo '  BINS="mqfwd s3put"      a subset (build, install): then neither OpenCV nor GStreamer is needed'
+	@echo '  FEATURES=privacy        (build, install) spyglassd blurs faces where it is told to; needs OpenCV'
 	@echo '  DESTDIR= PREFIX=/usr    where install puts it'
 	@echo '  STORE=s3  SOURCE=v4l:/dev/video0 (or a file, rtsp://, folder)  BROKER=none     for the demo'
 
@@ -31,7 +35,7 @@ deps: ## packages for building, testing and the demo; Rust through rustup if the
 
 build: ## release binaries of BINS in target/release
 	@etc/deps.sh build
-	$(CARGO) build --release $(PACKAGES)
+	$(CARGO) build --release $(PACKAGES) $(WITH)
 
 demo: ## the whole face pipeline on this machine, with a table and a page at the end
 	@etc/deps.sh build demo
@@ -58,6 +62,7 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 	@etc/deps.sh build test check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p spyglassd --features privacy --all-targets --locked -- -D warnings
 	shellcheck $(SCRIPTS)
 	@tests/units.sh $(UNITS)
 	$(CARGO) test -q -p e2e --test style

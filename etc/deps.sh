@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what building, testing or the demo needs, from the distribution's own packages.
 #
-#   etc/deps.sh build|test|demo|bench|check ...      BINS="mqfwd s3put" leaves OpenCV and GStreamer out
+#   etc/deps.sh build|test|demo|bench|check ...      BINS="mqfwd s3put" leaves OpenCV and GStreamer out;
+#                                                    FEATURES=privacy: spyglassd needs OpenCV, too
 #
 # Debian 12 and Ubuntu 22.04 (and later). Asks dpkg first, so that a run with everything in place costs
 # a moment, needs no root and no network. Rust comes through rustup, and only when there is no cargo
@@ -16,21 +17,26 @@ die() { say "$*"; exit 1; }
 
 wants() { case " $BINS " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
+# libopencv-dev would bring 1 GB; these four bring what is linked.
+opencv() {
+    echo pkg-config g++ clang libclang-dev linux-libc-dev
+    echo libopencv-core-dev libopencv-imgproc-dev libopencv-objdetect-dev libopencv-dnn-dev opencv-data
+}
+
 packages() {
     case $1 in
     build)
         # ring and SQLite compile C; the rest of the pure daemons is Rust.
         echo gcc libc6-dev make git curl ca-certificates
         if wants faced; then
-            # libopencv-dev would bring 1 GB; these four bring what faced links.
-            echo pkg-config g++ clang libclang-dev linux-libc-dev
-            echo libopencv-core-dev libopencv-imgproc-dev libopencv-objdetect-dev libopencv-dnn-dev opencv-data
+            opencv
             echo libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-libav
         fi
         if wants spyglassd; then
             echo pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+            case " ${FEATURES-} " in *" privacy "*) opencv ;; esac
         fi ;;
     test)
         # strace injects EIO into fdatasync and kills at a system call; systemd has systemd-analyze.

@@ -24,7 +24,16 @@ if [ $# -eq 0 ]; then
     set -- --workspace
     [ ! -f tests/fuzz/Cargo.toml ] || FUZZ=yes
 fi
-{ rc=0; "$CARGO" test --no-fail-fast "$@" -- --show-output 2>&1 || rc=$?; echo "exit status $rc"; } | tee "$LOG" | awk '
+# What only a build with OpenCV has is tested after everything else: its spyglassd takes the place of the usual one.
+tests() {
+    rc=0
+    "$CARGO" test --no-fail-fast "$@" -- --show-output || rc=$?
+    if [ "$*" = --workspace ]; then
+        "$CARGO" test --no-fail-fast -p spyglassd --features privacy --lib --test privacy -- --show-output || rc=$?
+    fi
+    return $rc
+}
+{ rc=0; tests "$@" 2>&1 || rc=$?; echo "exit status $rc"; } | tee "$LOG" | awk '
     # Output of passed tests is in the log; of failed ones it is wanted here.
     /^successes:$/ { quiet = 1 }
     /^failures:$/ { quiet = 0 }

@@ -209,6 +209,11 @@ impl Core {
         self.set(State::Starting, "the first frame is waited for", wall_ms);
     }
 
+    /// The producer's clock begins again: its next frame is now.
+    pub fn rewound(&mut self) {
+        self.offset_ns = None;
+    }
+
     /// The producer is gone.
     pub fn end(&mut self, why: &str, wall_ms: u64) {
         self.offset_ns = None;

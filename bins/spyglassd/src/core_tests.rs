@@ -41,6 +41,10 @@ fn the_timeline_goes_on_when_the_producer_comes_back() {
     assert_eq!(pts(core.frame(Some(9_000_000 * MS), 0, true, at(3040), 0)), 3040 * MS);
     assert_eq!(pts(core.frame(Some(9_000_040 * MS), 0, true, at(3085), 0)), 3080 * MS);
     assert_eq!(pts(core.frame(None, 0, true, at(3120), 0)), 3120 * MS);
+    // A file that begins again does so now, at its own pace.
+    core.rewound();
+    assert_eq!(pts(core.frame(Some(0), 0, true, at(3160), 0)), 3160 * MS);
+    assert_eq!(pts(core.frame(Some(40 * MS), 0, true, at(3190), 0)), 3200 * MS);
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod mkv;
 pub mod mp4;
 pub mod outputs;
 pub mod pipeline;
+pub mod privacy;
 pub mod record;
 #[cfg(feature = "rtsp")]
 pub mod rtsp;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use mio::Waker;
 
 use crate::pipeline::{encoder, still};
+use crate::privacy::worker;
 use crate::sources;
 
 /// One message. `stream` is the stream's number, `run` the number of the pipeline that sent it: what an older one of
@@ -33,6 +34,8 @@ pub enum Letter {
     Still(still::Output),
     /// By the source.
     Source(sources::Output),
+    /// By the thread that blurs.
+    Privacy(worker::Output),
 }
 
 /// The way to the loop.

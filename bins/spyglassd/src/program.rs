@@ -60,9 +60,14 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
     if config.raw.encoder.kind != encoder {
         warnings.push(format!("encoder \"auto\" is {} on this machine", encoder.element()));
     }
+    let mut blurs = false;
     for stream in &config.streams {
+        if let Some(privacy) = &stream.privacy {
+            blurs = true;
+            crate::privacy::finder(privacy).map_err(|why| stream_fails(&stream.name, &why))?;
+        }
         let Some(source) = &stream.source else { continue };
-        let fail = |what: String| Failure::config(format!("stream {}: {what}", stream.name));
+        let fail = |what: String| stream_fails(&stream.name, &what);
         match &source.spec {
             SourceSpec::V4l(path) if !path.exists() => {
                 warnings.push(format!(
@@ -79,5 +84,13 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
         }
         sources::build(source).map_err(|e| fail(e.to_string()))?;
     }
+    if blurs && config.other.is_some() {
+        let what = "frames.any-name is true: streams that no [[stream]] names are not blurred";
+        warnings.push(what.to_owned());
+    }
     Ok(warnings)
+}
+
+fn stream_fails(name: &str, what: &str) -> Failure {
+    Failure::config(format!("stream {name}: {what}"))
 }

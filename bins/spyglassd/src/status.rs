@@ -87,6 +87,12 @@ impl View<'_> {
         let encoding = stream.encoding().map(|(kind, (width, height), kbit)| {
             json!({ "kind": kind.element(), "width": width, "height": height, "bitrate-kbit": kbit })
         });
+        let privacy = stream.config.privacy.as_ref().map(|_| match stream.blurred() {
+            Some((areas, us)) => {
+                json!({ "blurred-areas": areas, "search-ms": round(us as f64 / 100.0) / 10.0 })
+            }
+            None => json!({}),
+        });
         json!({
             "name": stream.config.name,
             "source": stream.config.source.as_ref().map(|s| s.spec.to_string()),
@@ -106,6 +112,7 @@ impl View<'_> {
             },
             "delay-ms": { "p50": ms(0.5), "p95": ms(0.95), "max": ms(1.0) },
             "encoder": encoding,
+            "privacy": privacy,
             "viewers": self.outputs.viewers(&stream.config.name),
             "outputs": self.outputs.status(&stream.config.name),
         })

@@ -2,7 +2,8 @@
 //!
 //! Owns: the pipelines, and when they run. Invariants: no encoder runs while nobody needs one, none is kept longer than
 //! `idle-close` after that; a source of our own runs only while it is needed; what failed is tried again after a growing
-//! delay and meanwhile frames are let go at once. Never: knows an output.
+//! delay and meanwhile frames are let go at once; with privacy, what reaches an encoder comes from the thread that blurs.
+//! Never: knows an output.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,8 @@ use crate::pipeline::chain::{Fit, Kind, Settings};
 use crate::pipeline::encoder::{self, Encoder, Stamp};
 use crate::pipeline::picture::{NOMINAL_FPS, Shape, video_format, wrap};
 use crate::pipeline::still::{self, Still};
+use crate::privacy;
+use crate::privacy::worker::{self, Clean};
 use crate::sources::{self, Source};
 use crate::unit::Unit;
 
@@ -76,6 +79,8 @@ pub struct Stream {
     encoder: Option<(u64, Encoder)>,
     still: Option<(u64, Still)>,
     source: Option<(u64, Source)>,
+    blurring: Option<(u64, worker::Worker)>,
+    blurred: Option<(Option<usize>, u64)>,
     mail: Sender,
     runs: u64,
     unneeded: Option<Instant>,
@@ -100,6 +105,8 @@ impl Stream {
             encoder: None,
             still: None,
             source: None,
+            blurring: None,
+            blurred: None,
             mail,
             runs: 0,
             unneeded: None,
@@ -121,6 +128,13 @@ impl Stream {
     pub fn encoding(&self) -> Option<(Kind, (u32, u32), u32)> {
         let (_, encoder) = self.encoder.as_ref()?;
         Some((self.kind?, encoder.size(), encoder.bitrate_kbit()))
+    }
+
+    /// Of the last frame that was searched for faces: the parts that were blurred (`None` = everything), and how long
+    /// that took, in microseconds.
+    #[must_use]
+    pub fn blurred(&self) -> Option<(Option<usize>, u64)> {
+        self.blurred
     }
 
     /// An application begins to feed it.
@@ -147,7 +161,7 @@ impl Stream {
         let verdict = self.core.frame(pts, frame.dropped, self.is_needed(), now, unix_ms());
         let Verdict::Encode { pts_ns, key } = verdict else { return };
         match wrap(bytes, layout) {
-            Ok(buffer) => self.encode(buffer, shape, (pts_ns, key), now),
+            Ok(buffer) => self.admit(buffer, shape, (pts_ns, key), now),
             Err(why) => self.fail(&why, now),
         }
     }
@@ -177,6 +191,13 @@ impl Stream {
                 self.still = None;
             }
             Letter::Source(output) if current(self.source.as_ref().map(|s| s.0)) => self.heard(output, now),
+            Letter::Privacy(output) if current(self.blurring.as_ref().map(|b| b.0)) => match output {
+                worker::Output::Clean(Clean { buffer, shape, stamp, key, areas, took_us }) => {
+                    self.blurred = Some((areas, took_us));
+                    self.encode(buffer, shape, stamp, key, now);
+                }
+                worker::Output::Failed(why) => self.fail(&why, now),
+            },
             _ => {}
         }
         Step::None
@@ -191,7 +212,7 @@ impl Stream {
             self.still = None;
         }
         let close_at = self.unneeded.map(|at| at + self.config.idle_close);
-        if close_at.is_some_and(|at| at <= now) && (self.encoder.is_some() || self.source.is_some()) {
+        if close_at.is_some_and(|at| at <= now) && self.runs_something() {
             log::debug!("stream {}: nobody needs it; its pipelines are closed", self.config.name);
             self.close_pipelines();
         }
@@ -202,7 +223,7 @@ impl Stream {
             self.open_source(now);
         }
         self.adjust_rate();
-        let closing = close_at.filter(|_| self.encoder.is_some() || self.source.is_some());
+        let closing = close_at.filter(|_| self.runs_something());
         let retry = self.retry_at.filter(|_| self.config.source.is_some() && needed);
         [closing, retry].into_iter().flatten().min()
     }
@@ -211,18 +232,56 @@ impl Stream {
         self.wanted.units || self.wanted.jpeg.is_some()
     }
 
+    fn runs_something(&self) -> bool {
+        self.encoder.is_some() || self.source.is_some() || self.blurring.is_some()
+    }
+
     fn close_pipelines(&mut self) {
         self.encoder = None;
         self.still = None;
+        self.blurring = None;
+        self.blurred = None;
         if self.source.take().is_some() {
             self.core.end("", unix_ms());
             self.core.set(State::Waiting, "nobody watches; the source is closed", unix_ms());
         }
     }
 
-    fn encode(&mut self, buffer: gst::Buffer, shape: Shape, (pts_ns, key): (u64, bool), now: Instant) {
+    /// A frame that is to be encoded goes there, with privacy by way of the thread that blurs.
+    fn admit(&mut self, buffer: gst::Buffer, shape: Shape, (pts_ns, key): (u64, bool), now: Instant) {
+        let stamp = Stamp { pts_ns, wall_ms: unix_ms(), arrived: now };
+        if self.config.privacy.is_none() {
+            return self.encode(buffer, shape, stamp, key, now);
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
+            return self.core.not_taken(true);
+        }
+        if self.blurring.is_none()
+            && let Err(why) = self.start_blurring()
+        {
+            self.core.not_taken(true);
+            return self.fail(&why, now);
+        }
+        let taken = self.blurring.as_mut().is_some_and(|(_, worker)| worker.offer(buffer, shape, stamp, key));
+        if !taken {
+            self.core.not_taken(false);
+        }
+    }
+
+    fn start_blurring(&mut self) -> Result<(), String> {
+        let Some(config) = &self.config.privacy else { return Ok(()) };
+        self.runs += 1;
+        let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
+        let (finder, out) = (config.clone(), move |output| mail.send(id, run, Letter::Privacy(output)));
+        let worker = worker::Worker::start(config, move || privacy::finder(&finder), out);
+        self.blurring =
+            Some((run, worker.map_err(|e| format!("no thread can be had that blurs faces: {e}"))?));
+        Ok(())
+    }
+
+    fn encode(&mut self, buffer: gst::Buffer, shape: Shape, stamp: Stamp, key: bool, now: Instant) {
         if let Some(wish) = self.wanted.jpeg {
-            self.offer_still(&buffer, shape, pts_ns, wish, now);
+            self.offer_still(&buffer, shape, stamp.pts_ns, wish, now);
         }
         if !self.wanted.units {
             return;
@@ -244,7 +303,6 @@ impl Stream {
         if key {
             encoder.force_key();
         }
-        let stamp = Stamp { pts_ns, wall_ms: unix_ms(), arrived: now };
         match encoder.push(buffer, shape, stamp) {
             Ok(true) => {}
             Ok(false) => self.core.not_taken(false),
@@ -318,10 +376,12 @@ impl Stream {
             sources::Output::Frame(buffer, shape, pts_ns) => {
                 let verdict = self.core.frame(Some(pts_ns), 0, self.is_needed(), now, unix_ms());
                 if let Verdict::Encode { pts_ns, key } = verdict {
-                    self.encode(buffer, shape, (pts_ns, key), now);
+                    self.admit(buffer, shape, (pts_ns, key), now);
                 }
             }
-            sources::Output::Ended if repeat && self.source.as_ref().is_some_and(|(_, s)| s.rewind()) => {}
+            sources::Output::Ended if repeat && self.source.as_ref().is_some_and(|(_, s)| s.rewind()) => {
+                self.core.rewound();
+            }
             sources::Output::Ended => {
                 self.source = None;
                 self.fail("the source came to its end", now);
@@ -338,6 +398,7 @@ impl Stream {
         self.complain(&format!("{why}; tried again in {:.1} s", delay.as_secs_f64()), now);
         self.retry_at = Some(now + delay);
         self.encoder = None;
+        self.blurring = None;
         self.core.set(State::Error, why, unix_ms());
     }
 

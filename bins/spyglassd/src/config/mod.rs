@@ -60,6 +60,8 @@ pub struct StreamConfig {
     pub kvs: Option<crate::kvs::config::Config>,
     /// Files, if it goes there.
     pub record: Option<crate::record::config::Config>,
+    /// What is blurred before it is encoded, if anything is.
+    pub privacy: Option<crate::privacy::config::Config>,
     /// How long an encoder that nobody needs is kept.
     pub idle_close: Duration,
     /// First and last ceiling of the delay before what failed is tried again.
@@ -226,6 +228,7 @@ fn settings(raw: &Raw, own: Option<&RawStream>) -> StreamConfig {
         queue_frames: e.queue_frames,
         kvs: None,
         record: None,
+        privacy: None,
         idle_close: ms(e.idle_close_ms),
         retry: (ms(e.retry_min_ms), ms(e.retry_max_ms)),
     }
@@ -251,6 +254,9 @@ fn stream(loaded: &Loaded<Raw>, n: usize, s: &RawStream) -> Result<StreamConfig,
     }
     if let Some(record) = &s.record {
         config.record = Some(record.to_config(loaded, &format!("stream[{n}].record"))?);
+    }
+    if let Some(privacy) = &s.privacy {
+        config.privacy = privacy.to_config(loaded, &format!("stream[{n}].privacy"))?;
     }
     if s.source.is_empty() {
         if !s.username.is_empty() || s.repeat {
@@ -310,9 +316,29 @@ mod tests {
             ("[[stream]]\nname = \"a\"\nsource = \"v4l:\"", "nothing follows"),
             ("[[stream]]\nname = \"a\"\nsource = \"rtsp://u:p@h/\"", "password"),
             ("[access]\npassword-file = \"/nonexistent\"", "access.password-file: cannot read"),
+            ("[[stream]]\nname = \"a\"\n[stream.privacy]\nmargin = -1", "stream[0].privacy.margin"),
+            ("[[stream]]\nname = \"a\"\n[stream.privacy]\nblur = \"all\"", "stream[0].privacy.blur"),
+            (
+                "[[stream]]\nname = \"a\"\n[stream.privacy]\nblur = \"faces\"\ndetector = \"yunet\"",
+                "face_detection_yunet_2023mar.onnx",
+            ),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(words), "{text}\n{error}");
+        }
+    }
+
+    #[test]
+    fn faces_are_blurred_or_the_file_is_refused() {
+        let text = |blur: &str| format!("[[stream]]\nname = \"a\"\n[stream.privacy]\nblur = \"{blur}\"\n");
+        assert!(Config::parse(&text("none")).unwrap().stream("a").unwrap().privacy.is_none());
+        let faces = Config::parse(&text("faces"));
+        if cfg!(feature = "privacy") {
+            assert!(faces.unwrap().stream("a").unwrap().privacy.is_some());
+        } else {
+            let error = faces.unwrap_err().to_string();
+            let words = ["stream[0].privacy.blur", "built without OpenCV", "FEATURES=privacy"];
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
     }
 

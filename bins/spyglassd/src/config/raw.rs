@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kvs::config as kvs;
 use crate::pipeline::chain::{Fit, Kind};
+use crate::privacy::config as privacy;
 use crate::record::config as record;
 use crate::web::config as web;
 
@@ -186,4 +187,5 @@ pub struct RawStream {
     pub warmup_frames: Option<u32>,
     pub kvs: Option<kvs::Raw>,
     pub record: Option<record::Raw>,
+    pub privacy: Option<privacy::Raw>,
 }

@@ -42,9 +42,11 @@ impl Still {
         (fps, quality): (u32, u32),
         out: impl Fn(Output) + Send + Sync + 'static,
     ) -> Result<Still, PipelineError> {
+        // A JPEG's luma has 256 levels, video's 219. jpegenc takes any I420 for the former, and videoconvert does not convert
+        // the one to the other: by way of RGB, black stays black.
         let pipeline = parse(&format!(
-            "appsrc name=frames format=time is-live=true ! videoconvert ! jpegenc quality={quality} ! \
-             appsink name=pictures sync=false async=false enable-last-sample=false"
+            "appsrc name=frames format=time is-live=true ! videoconvert ! \
+             video/x-raw,format={{BGR,RGB,BGRx,GRAY8}} ! jpegenc quality={quality} ! appsink name=pictures sync=false async=false enable-last-sample=false"
         ))?;
         let frames: AppSrc = part(&pipeline, "frames")?;
         frames.set_caps(Some(&shape.caps()));
@@ -123,5 +125,41 @@ mod tests {
         }
         // At 0, 200, ... 800 ms, and the last frame, which is a quarter of the distance early.
         assert_eq!(made, 6);
+    }
+
+    #[test]
+    fn black_and_white_stay_so_in_every_format() {
+        super::super::init().unwrap();
+        for (format, black, white) in
+            [(VideoFormat::I420, 16, 235), (VideoFormat::Bgr, 0, 255), (VideoFormat::Gray8, 0, 255)]
+        {
+            let shape = Shape { format, size: (64, 32), fps: (0, 1) };
+            let mut bytes = vec![128u8; if format == VideoFormat::I420 { 64 * 48 } else { 64 * 32 }];
+            if format == VideoFormat::Bgr {
+                bytes.resize(64 * 32 * 3, 0);
+            }
+            let row = if format == VideoFormat::Bgr { 192 } else { 64 };
+            for (n, byte) in bytes.iter_mut().take(row * 32).enumerate() {
+                *byte = if n % row < row / 2 { black } else { white };
+            }
+            let (tx, rx) = channel();
+            let mut still = Still::new(shape, (5, 100), move |out| drop(tx.send(out))).unwrap();
+            still.offer(&gst::Buffer::from_slice(bytes), shape, 0);
+            let Output::Jpeg(jpeg) = rx.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!() };
+            // By GStreamer's own decoder, whose word for these pixels is 1:4:0:0, as JFIF says.
+            let text = "appsrc name=in ! jpegdec ! videoconvert ! video/x-raw,format=GRAY8,colorimetry=1:4:0:0 ! \
+                        appsink name=out sync=false";
+            let pipeline = parse(text).unwrap();
+            let (from, to): (AppSrc, AppSink) =
+                (part(&pipeline, "in").unwrap(), part(&pipeline, "out").unwrap());
+            start(&pipeline).unwrap();
+            from.push_buffer(gst::Buffer::from_slice(jpeg.to_vec())).unwrap();
+            from.end_of_stream().unwrap();
+            let sample = to.pull_sample().unwrap();
+            let map = sample.buffer().unwrap().map_readable().unwrap();
+            let found = (map[64 * 16 + 8], map[64 * 16 + 56]);
+            stop(&pipeline);
+            assert!(found.0 < 4 && found.1 > 251, "{format:?}: {found:?}");
+        }
     }
 }
