@@ -1,9 +1,12 @@
 """An application for the tests of spyglassd: frames with a bar code of time and number, through edge_spyglass.
 
-    spyglass_app.py SOCKET NAME WIDTH HEIGHT FPS SECONDS [plain]       (SOCKET "-": the raw frames to standard output)
+    spyglass_app.py SOCKET NAME WIDTH HEIGHT FPS SECONDS [plain|bare]
 
+SOCKET may also be "-", the raw frames to standard output, or "cv:PIPELINE", OpenCV's VideoWriter with that pipeline.
 The code is two rows of 32 blocks at the top of the picture: 32 bits of the frame's number, 32 bits of CLOCK_MONOTONIC in
-units of 100 us. "plain": the size and rate are left for the daemon to find out. At the end, one line of JSON.
+units of 100 us. "plain": the size and rate are left for the daemon to find out. "bare": each frame is also copied into
+memory of its own, once before and once after put() in turn, so that what put() costs has something beside it.
+At the end, one line of JSON (on standard error where standard output has the frames).
 """
 
 import json
@@ -25,41 +28,100 @@ def draw(frame, number, ticks):
             frame[row * 16:row * 16 + 16, bit * width // 32:(bit + 1) * width // 32] = 235 if on else 16
 
 
+class Raw(object):
+    """The frames as they are, to standard output."""
+
+    sent = dropped = 0
+    error, state = "", "STREAMING"
+
+    def start_streaming(self, *_):
+        pass
+
+    def put(self, frame, timestamp=None):
+        sys.stdout.buffer.write(frame)
+
+    def stop_streaming(self):
+        pass
+
+
+class Writer(Raw):
+    """OpenCV's VideoWriter, as the reference has it."""
+
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+        self.writer = None
+
+    def start_streaming(self, fps, width, height):
+        import cv2
+        self.writer = cv2.VideoWriter(self.pipeline, cv2.CAP_GSTREAMER, 0, float(fps), (width, height), True)
+        if not self.writer.isOpened():
+            sys.exit("VideoWriter does not open " + self.pipeline)
+
+    def put(self, frame, timestamp=None):
+        self.writer.write(frame)
+
+    def stop_streaming(self):
+        self.writer.release()
+
+
+def open_output(path, name):
+    if path == "-":
+        return Raw()
+    if path.startswith("cv:"):
+        return Writer(path[3:])
+    return SpyGlass(name, socket_path=path)
+
+
+def timed(costs, call, *arguments, **named):
+    before = time.perf_counter()
+    call(*arguments, **named)
+    costs.append(time.perf_counter() - before)
+
+
+def percentiles(what, costs):
+    costs = sorted(costs)
+    return {"%s_ms_p%d" % (what, p): costs[int(len(costs) * p / 100)] * 1e3 for p in (50, 95, 99)}
+
+
 def main():
     path, name = sys.argv[1:3]
     width, height, fps = map(int, sys.argv[3:6])
     seconds = float(sys.argv[6])
-    spyglass = SpyGlass("-" if path == "-" else name, socket_path=path)
-    if path == "-" or sys.argv[7:] == ["plain"]:
-        spyglass.start_streaming()
+    output = open_output(path, name)
+    if sys.argv[7:] == ["plain"]:
+        output.start_streaming()
     else:
-        spyglass.start_streaming(fps, width, height)
+        output.start_streaming(fps, width, height)
     base = numpy.linspace(30, 200, width, dtype=numpy.uint8)[None, :, None].repeat(height, 0).repeat(3, 2).copy()
-    begun = time.monotonic()
-    number, costs = 0, []
+    private = numpy.ones_like(base) if sys.argv[7:] == ["bare"] else None
+    begun, all_cpu, own_cpu, put_cpu = time.monotonic(), time.process_time(), time.thread_time(), 0
+    number, costs, bare = 0, [], []
     while time.monotonic() - begun < seconds:
         frame = base.copy()
         x = number * 4 % max(1, width - 40)
         frame[height // 2:height // 2 + 40, x:x + 40] = (40, 40, 230)
         now = time.monotonic()
         draw(frame, number, int(now * 10000) & 0xffffffff)
-        before = time.perf_counter()
-        if path == "-":
-            sys.stdout.buffer.write(frame)
-        else:
-            spyglass.put(frame, timestamp=now)
-        costs.append(time.perf_counter() - before)
+        if private is not None and number % 2:
+            timed(bare, numpy.copyto, private, frame)
+        before = time.thread_time()
+        timed(costs, output.put, frame, timestamp=now)
+        put_cpu += time.thread_time() - before
+        if private is not None and number % 2 == 0:
+            timed(bare, numpy.copyto, private, frame)
         number += 1
         time.sleep(max(0, begun + number / fps - time.monotonic()))
-    costs.sort()
+    # What is neither put() nor this loop is another thread's: the encoder of a VideoWriter.
+    others_cpu = (time.process_time() - all_cpu) - (time.thread_time() - own_cpu)
     report = {
-        "frames": number, "sent": spyglass.sent, "dropped": spyglass.dropped, "state": spyglass.state,
-        "error": spyglass.error, "put_ms_p50": costs[len(costs) // 2] * 1e3,
-        "put_ms_p99": costs[int(len(costs) * .99)] * 1e3,
+        "frames": number, "sent": output.sent, "dropped": output.dropped, "state": output.state, "error": output.error,
+        "put_cpu_ms": put_cpu / number * 1e3, "others_cpu_ms": others_cpu / number * 1e3,
     }
-    spyglass.stop_streaming()
-    if path != "-":
-        print(json.dumps(report), flush=True)
+    report.update(percentiles("put", costs))
+    if bare:
+        report.update(percentiles("bare", bare))
+    output.stop_streaming()
+    print(json.dumps(report), file=sys.stderr if path == "-" else sys.stdout, flush=True)
 
 
 main()

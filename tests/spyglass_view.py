@@ -1,6 +1,7 @@
 """A viewer for the tests of spyglassd: plays a stream with ffmpeg or gst-launch, reads the bar code of each picture.
 
     spyglass_view.py ffmpeg|gst tcp|udp URL SECONDS
+    spyglass_view.py gst rtp PORT SECONDS              (bare RTP over UDP)
 
 At the end, one line of JSON: pictures, size, order, delays from the application's clock to here in ms, and the time from
 the start of the player to its first picture.
@@ -32,9 +33,13 @@ def player(kind, transport, url):
         return ["ffmpeg", "-v", "error", "-nostdin", "-fflags", "nobuffer", "-flags", "low_delay",
                 "-probesize", "32", "-analyzeduration", "0", "-rtsp_transport", transport, "-i", url, "-an", "-vsync", "passthrough",
                 "-f", "image2pipe", "-c:v", "pgm", "-pix_fmt", "gray", "-flush_packets", "1", "-"]
-    return ["gst-launch-1.0", "-q", "rtspsrc", "location=" + url, "protocols=" + transport, "latency=0", "!",
-            "rtph264depay", "!", "avdec_h264", "max-threads=1", "!", "videoconvert", "!", "video/x-raw,format=GRAY8",
-            "!", "pnmenc", "!", "fdsink", "fd=1", "sync=false"]
+    source = ["rtspsrc", "location=" + url, "protocols=" + transport, "latency=0"]
+    if transport == "rtp":
+        caps = "application/x-rtp,media=video,clock-rate=90000,encoding-name=H264"
+        source = ["udpsrc", "address=127.0.0.1", "port=" + url, "caps=" + caps]
+    return ["gst-launch-1.0", "-q"] + source + [
+        "!", "rtph264depay", "!", "avdec_h264", "max-threads=1", "!", "videoconvert", "!", "video/x-raw,format=GRAY8",
+        "!", "pnmenc", "!", "fdsink", "fd=1", "sync=false"]
 
 
 def main():

@@ -89,6 +89,23 @@ pub fn own_signals(command: &mut std::process::Command) {
     unsafe { command.pre_exec(before_exec) };
 }
 
+/// Lets the calling thread, and every thread that it starts later, wait for its turn (`SCHED_BATCH`): one that wakes up
+/// does not interrupt a thread of the ordinary kind that is running. Its share of the CPU stays the same.
+///
+/// For work that an interactive or real-time neighbour must not feel. Call it before any thread is started.
+///
+/// # Errors
+/// `EPERM` where a sandbox forbids it, `ENOSYS` with a C library that does not know it.
+pub fn wait_for_a_turn() -> io::Result<()> {
+    // SAFETY: a struct of integers (musl's has more of them than glibc's), for which zero is a value.
+    let zero: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid for reads during the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const zero) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Seconds that local time is ahead of UTC at a Unix time (`localtime_r(3)`, which reads `TZ` and `/etc/localtime`).
 /// 0 where the C library can't say.
 #[must_use]
@@ -166,5 +183,26 @@ impl Drop for SharedMap {
     fn drop(&mut self) {
         // SAFETY: this is the mapping that `new` made, and no slice of it outlives `self`.
         let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_started_later_wait_for_their_turn_too() {
+        let policy = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // After the name in parentheses; the policy is field 41, the state, field 3, is the first of these.
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().to_owned()
+        };
+        let (ours, inherited) = std::thread::spawn(move || {
+            wait_for_a_turn().unwrap();
+            (policy(), std::thread::spawn(policy).join().unwrap())
+        })
+        .join()
+        .unwrap();
+        assert_eq!((ours.as_str(), inherited.as_str()), ("3", "3"), "SCHED_BATCH is 3");
     }
 }

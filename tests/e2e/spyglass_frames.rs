@@ -1,11 +1,12 @@
 //! spyglassd's frames socket against clients that do what they should not.
 
+use std::process::Command;
 use std::time::Duration;
 
-use e2e::env::wait_for;
+use e2e::env::{root, run, wait_for};
 use e2e::scratch::Scratch;
 use e2e::skip;
-use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, message, report};
+use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, message, python, report};
 
 #[test]
 fn wrong_clients_are_told_why_and_hung_up_on() {
@@ -128,6 +129,19 @@ fn an_application_outlives_the_daemon_and_finds_it_again() {
     assert_eq!((&app["state"], &app["error"]), (&"STREAMING".into(), &"".into()), "{app}");
     let (sent, frames) = (app["sent"].as_f64().unwrap(), app["frames"].as_f64().unwrap());
     assert!(sent > frames * 0.5 && sent < frames, "{app}");
-    assert!(app["put_ms_p99"].as_f64().unwrap() < 50.0, "put never waits for a daemon that is gone: {app}");
+    // It is gone for an eighth of the frames: a wait in each of them shows in the slowest twentieth, while a machine that is
+    // busy with other tests may keep single ones from returning.
+    assert!(app["put_ms_p95"].as_f64().unwrap() < 50.0, "put never waits for a daemon that is gone: {app}");
     spy.daemon.check_log();
+}
+
+#[test]
+fn the_python_client_fills_slots_and_keeps_the_daemons_last_word() {
+    let Some(python) = python() else {
+        skip!("python3 with numpy is not installed (make deps)");
+    };
+    let scratch = Scratch::new("spyc");
+    let mut command = Command::new(python);
+    command.arg(root().join("tests/spyglass_client.py")).arg(scratch.path());
+    run(command.env("PYTHONDONTWRITEBYTECODE", "1"));
 }

@@ -49,25 +49,12 @@ impl Spyglass {
 
     /// An application that feeds `name` for so many seconds.
     pub fn app(&self, name: &str, size: (u32, u32), fps: u32, seconds: u32) -> Process {
-        let mut command = Command::new(python().unwrap());
-        command.arg(root().join("tests/spyglass_app.py")).arg(self.socket()).arg(name);
-        command
-            .args([size.0, size.1, fps, seconds].map(|n| n.to_string()))
-            .env("PYTHONDONTWRITEBYTECODE", "1");
-        Process::start("application", &mut command)
+        Process::start("application", &mut app(&self.socket().to_string_lossy(), name, size, fps, seconds))
     }
 
     /// A viewer that plays for so many seconds.
     pub fn viewer(&self, player: &str, transport: &str, url: &str, seconds: u32) -> Process {
-        let mut command = Command::new(python().unwrap());
-        command.arg(root().join("tests/spyglass_view.py")).args([
-            player,
-            transport,
-            url,
-            &seconds.to_string(),
-        ]);
-        command.env("GST_REGISTRY", registry());
-        Process::start("viewer", &mut command)
+        viewer(player, transport, url, seconds)
     }
 
     /// What `/status` says of a stream; null when there is none.
@@ -87,8 +74,26 @@ impl Spyglass {
     }
 }
 
+/// The command of an application; `to` is where its frames go, as `tests/spyglass_app.py` says.
+pub fn app(to: &str, name: &str, size: (u32, u32), fps: u32, seconds: u32) -> Command {
+    let mut command = Command::new(python().unwrap());
+    command.arg(root().join("tests/spyglass_app.py")).args([to, name]);
+    command.args([size.0, size.1, fps, seconds].map(|n| n.to_string()));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("GST_REGISTRY", registry());
+    command
+}
+
+/// A viewer that plays for so many seconds.
+pub fn viewer(player: &str, transport: &str, url: &str, seconds: u32) -> Process {
+    let mut command = Command::new(python().unwrap());
+    command.arg(root().join("tests/spyglass_view.py"));
+    command.args([player, transport, url, &seconds.to_string()]);
+    command.env("GST_REGISTRY", registry());
+    Process::start("viewer", &mut command)
+}
+
 /// GStreamer's registry, shared by all tests of a run: making it takes seconds.
-fn registry() -> PathBuf {
+pub fn registry() -> PathBuf {
     std::env::temp_dir().join("edge-tests-gstreamer-registry.bin")
 }
 

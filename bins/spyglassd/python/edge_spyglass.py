@@ -39,6 +39,11 @@ _RELEASE = struct.Struct("<4sHHII")
 _MAGIC = b"SPY1"
 _ASK_AGAIN_S = 1.0
 _FIRST_ANSWER_S = 0.1
+# A daemon that went away is an answer of send(), also in an application that wants SIGPIPE.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+# A steady stream uses two slots: one is filled while the other is encoded. Their pages are made when the memory comes,
+# not under the first frames (a page fault is some microseconds, a 720p frame has 675 pages).
+_TOUCHED_SLOTS = 2
 
 
 class SpyGlassError(RuntimeError):
@@ -78,6 +83,7 @@ class SpyGlass(object):
         self._size = None      # the size said in HELLO
         self._socket = None
         self._memory = None
+        self._slots = 0
         self._slot_bytes = 0
         self._free = []
         self._answered = False
@@ -151,30 +157,33 @@ class SpyGlass(object):
             return False
         start = slot * self._slot_bytes
         try:
-            self._copy(pixels, frame, start, size)
+            if pixels is not None:
+                self._memory[start:start + size] = pixels
+            else:
+                self._copy_rows(frame, start, size)
         except BaseException:
             self._free.append(slot)
             raise
         ns = int((time.monotonic() if timestamp is None else timestamp) * 1e9)
         packet = _FRAME.pack(_MAGIC, 3, _FRAME.size, slot, width, height, 0, ns, self._no_slot)
         try:
-            self._socket.send(packet)
+            self._socket.send(packet, _NO_SIGNAL)
         except (BlockingIOError, InterruptedError):
             self._free.append(slot)
             self.dropped += 1
             return False
         except OSError as error:
-            self._hang_up("the daemon is gone (%s)" % error.strerror)
+            self._gone(error)
             self.dropped += 1
             return False
         self.sent += 1
         return True
 
     def _geometry(self, frame, width, height):
-        """The frame as something to copy from, and its size in pixels."""
-        shape = getattr(frame, "shape", None)
+        """The frame as packed bytes (None: rows are padded) and its size in pixels."""
+        dtype = getattr(frame, "dtype", None)
         channels = _FORMATS[self.pixel_format][1]
-        if shape is None or not hasattr(frame, "__array_interface__"):
+        if dtype is None:
             if width <= 0 or height <= 0:
                 raise SpyGlassError("a frame of bytes needs its width and height")
             view = memoryview(frame).cast("B")
@@ -183,31 +192,28 @@ class SpyGlass(object):
                     "%d bytes: %s of %dx%d has %d"
                     % (len(view), self.pixel_format, width, height, _packed(self.pixel_format, width, height)))
             return view, width, height
-        if str(frame.dtype) != "uint8":
-            raise SpyGlassError("a frame of %s: expected uint8" % frame.dtype)
+        if getattr(dtype, "str", "") != "|u1":
+            raise SpyGlassError("a frame of %s: expected a numpy array of uint8" % dtype)
+        shape = frame.shape
+        packed = frame if frame.flags.c_contiguous else None
         if channels == 0:
             # OpenCV's planar pictures have one and a half times the rows.
             if len(shape) != 2 or shape[0] % 3 or shape[1] % 2:
                 raise SpyGlassError("shape %r: expected (height * 3 / 2, width), both even, for %s"
                                     % (shape, self.pixel_format))
-            return None, shape[1], shape[0] * 2 // 3
+            return packed, shape[1], shape[0] * 2 // 3
         if tuple(shape[2:]) != ((channels,) if channels > 1 else tuple(shape[2:3])) or len(shape) not in (2, 3):
             raise SpyGlassError("shape %r: expected (height, width%s) for %s"
                                 % (shape, ", %d" % channels if channels > 1 else "", self.pixel_format))
         if channels == 1 and len(shape) == 3 and shape[2] != 1:
             raise SpyGlassError("shape %r: expected one channel for %s" % (shape, self.pixel_format))
-        return None, shape[1], shape[0]
+        return packed, shape[1], shape[0]
 
-    def _copy(self, pixels, frame, start, size):
-        if pixels is None and frame.flags["C_CONTIGUOUS"]:
-            pixels = memoryview(frame).cast("B")
-        if pixels is not None:
-            with memoryview(self._memory) as memory, memory[start:start + size] as slot:
-                slot[:] = pixels
-        else:
-            import numpy
-            slot = numpy.frombuffer(self._memory, numpy.uint8, size, start)
-            numpy.copyto(slot.reshape(frame.shape), frame)
+    def _copy_rows(self, frame, start, size):
+        """Copies a numpy array whose rows are not packed."""
+        import numpy
+        slot = numpy.frombuffer(self._memory, numpy.uint8, size, start)
+        numpy.copyto(slot.reshape(frame.shape), frame)
 
     # The connection.
 
@@ -265,13 +271,21 @@ class SpyGlass(object):
             _MAGIC, 1, _HELLO.size, width, height, 0, _FORMATS[self.pixel_format][0],
             self._fps[0], self._fps[1], self._wanted_slots, 0, self.name.encode("ascii"))
         try:
-            self._socket.send(packet)
+            self._socket.send(packet, _NO_SIGNAL)
         except OSError as error:
-            self._hang_up("the daemon is gone (%s)" % error.strerror)
+            self._gone(error)
 
     def _listen(self):
-        """Reads what the daemon has said."""
-        while self._socket is not None:
+        """Reads what the daemon has said; all of it, where it has to answer, else no more than slots it holds."""
+        while self._answered and len(self._free) < self._slots:
+            try:
+                packet = self._socket.recv(512)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                return self._hang_up("the daemon is gone (%s)" % error.strerror)
+            self._heard(packet, ())
+        while self._socket is not None and not self._answered:
             try:
                 packet, extra, _, _ = self._socket.recvmsg(
                     512, socket.CMSG_SPACE(4), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
@@ -292,15 +306,19 @@ class SpyGlass(object):
     def _heard(self, packet, descriptors):
         if not packet:
             return self._hang_up(self.error or "the daemon hung up")
-        kind = _HEADER.unpack_from(packet)[1] if len(packet) >= _HEADER.size else 0
+        kind = _kind(packet)
         if kind == 4 and len(packet) == _RELEASE.size:
             self._free.append(_RELEASE.unpack(packet)[3])
         elif kind == 2 and len(packet) == _RING.size and descriptors:
             slots, slot_bytes = _RING.unpack(packet)[3], _RING.unpack(packet)[5]
             self._drop_memory()
             self._memory = mmap.mmap(descriptors[0], slots * slot_bytes)
+            self._slots = slots
             self._slot_bytes = slot_bytes
+            # The last one released is used next: it is the one that caches still know.
             self._free = list(range(slots))
+            for at in range(max(0, slots - _TOUCHED_SLOTS) * slot_bytes, slots * slot_bytes, mmap.PAGESIZE):
+                self._memory[at] = 0
             self._answered = True
             self.error = ""
         elif kind == 5:
@@ -327,9 +345,27 @@ class SpyGlass(object):
             self._ask_at = time.monotonic() + _ASK_AGAIN_S
         self.error = why
 
+    def _gone(self, error):
+        """The daemon did not take a message. If it said why before it hung up, that is the reason."""
+        try:
+            packet = self._socket.recv(512)
+            while _kind(packet) not in (0, 5):
+                packet = self._socket.recv(512)
+        except OSError:
+            packet = b""
+        if packet:
+            self._heard(packet, ())
+        if self._socket is not None:
+            self._hang_up("the daemon is gone (%s)" % error.strerror)
+
     def _forget(self):
         self._hang_up("")
         self._ask_at = 0.0
+
+
+def _kind(packet):
+    """The type of a message; 0 of what is none."""
+    return _HEADER.unpack_from(packet)[1] if len(packet) >= _HEADER.size else 0
 
 
 def _packed(pixel_format, width, height):

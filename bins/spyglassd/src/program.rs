@@ -39,6 +39,12 @@ impl cli::Daemon for Spyglassd {
     }
 
     fn run(config: Config, path: &Path) -> Result<(), Failure> {
+        // The application that feeds it is what the machine is there for: each frame wakes up the loop, the converter and
+        // the encoder's threads, and they must not take the CPU from the put() that woke them.
+        if let Err(error) = edge::sys::wait_for_a_turn() {
+            // Under systemd the unit says it; the sandbox then forbids that a service changes it.
+            log::debug!("scheduling as batch is not possible: {error}");
+        }
         cli::keep_gst_registry(&config.raw.cache_dir);
         let mut signals = Signals::new().map_err(Failure::os)?;
         let mut notifier = Notifier::from_env();
