@@ -28,6 +28,7 @@ mod sideload_contract;
 mod sideload_dev;
 mod sideload_sync;
 mod sideload_together;
+mod spyglass_encoders;
 mod spyglass_frames;
 mod spyglass_outputs;
 mod spyglass_rtsp;

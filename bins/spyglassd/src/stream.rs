@@ -317,8 +317,10 @@ impl Stream {
         let kind = match self.kind {
             Some(kind) => kind,
             None => {
-                let kind = self.config.encoder.kind.probe().map_err(|e| e.to_string())?;
-                log::info!("stream {}: encoder {}", self.config.name, kind.element());
+                let wished = self.config.encoder.kind;
+                let kind = wished.probe().map_err(|e| e.to_string())?;
+                let how = if wished == Kind::Auto { ", taken by \"auto\"" } else { "" };
+                log::info!("stream {}: encoder {}{how}", self.config.name, kind.element());
                 *self.kind.insert(kind)
             }
         };

@@ -70,12 +70,25 @@ impl Kind {
         }
     }
 
-    /// Whether the element is installed and opens its device.
-    fn works(self) -> bool {
-        let Ok(element) = gst::ElementFactory::make(self.element()).build() else { return false };
-        let opened = element.set_state(gst::State::Ready).is_ok();
+    /// What is to be done where the element is missing.
+    fn remedy(self) -> &'static str {
+        match self {
+            Kind::Nvv4l2h264enc => "is not installed (it comes with the Jetson's own system)",
+            Kind::V4l2h264enc => {
+                "is not there (package gstreamer1.0-plugins-good, and a V4L2 device that encodes H.264)"
+            }
+            Kind::X264 | Kind::Auto => "is not installed (package gstreamer1.0-plugins-ugly)",
+            Kind::Openh264 => "is not installed (package gstreamer1.0-plugins-bad)",
+        }
+    }
+
+    /// Whether the element is installed and opens its device; if not, why.
+    fn works(self) -> Result<(), &'static str> {
+        let made = gst::ElementFactory::make(self.element()).build();
+        let element = made.map_err(|_| self.remedy())?;
+        let opened = element.set_state(gst::State::Ready);
         let _ = element.set_state(gst::State::Null);
-        opened
+        opened.map(|_| ()).map_err(|_| "is installed, but does not open its device")
     }
 
     /// The encoder to use: itself, or what is found for [`Kind::Auto`].
@@ -84,11 +97,22 @@ impl Kind {
     /// [`PipelineError::NoEncoder`].
     pub fn probe(self) -> Result<Kind, PipelineError> {
         super::init()?;
+        self.choose(Kind::works)
+    }
+
+    fn choose(self, works: impl Fn(Kind) -> Result<(), &'static str>) -> Result<Kind, PipelineError> {
         let tried = if self == Kind::Auto { &PREFERRED[..] } else { &[self][..] };
-        let found = tried.iter().copied().find(|kind| kind.works());
-        found.ok_or_else(|| {
-            PipelineError::NoEncoder(tried.iter().map(|k| k.element()).collect::<Vec<_>>().join(", "))
-        })
+        let mut why = Vec::new();
+        for kind in tried {
+            match works(*kind) {
+                Ok(()) => return Ok(*kind),
+                Err(reason) => why.push(format!("{} {reason}", kind.element())),
+            }
+        }
+        if self != Kind::Auto {
+            why.push("encoder.kind = \"auto\" takes the first one that works".to_owned());
+        }
+        Err(PipelineError::NoEncoder(why.join("; ")))
     }
 
     /// Sets the rate of a running encoder; `false` where it can't be changed on the way.
@@ -169,16 +193,20 @@ pub fn even((width, height): (u32, u32)) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn odd_frames_get_a_border_and_others_are_scaled() {
-        let settings = Settings {
-            kind: Kind::X264,
+    fn settings(kind: Kind) -> Settings {
+        Settings {
+            kind,
             preset: "superfast".to_owned(),
             threads: 0,
             bitrate_kbit: 2000,
             gop_frames: 60,
             fit: Fit::Letterbox,
-        };
+        }
+    }
+
+    #[test]
+    fn odd_frames_get_a_border_and_others_are_scaled() {
+        let settings = settings(Kind::X264);
         assert!(!settings.text((640, 480), (640, 480)).contains("videobox"));
         assert!(settings.text((641, 480), (642, 480)).contains("videobox right=-1 bottom=0"));
         assert!(!settings.text((641, 480), (640, 480)).contains("videobox"));
@@ -190,12 +218,62 @@ mod tests {
     }
 
     #[test]
-    fn an_encoder_that_is_not_there_is_named() {
-        assert!(Kind::X264.probe().is_ok());
-        assert!(matches!(Kind::Auto.probe().unwrap(), Kind::Nvv4l2h264enc | Kind::V4l2h264enc | Kind::X264));
-        let error = Kind::Nvv4l2h264enc.probe();
-        if let Err(error) = error {
-            assert!(error.to_string().contains("nvv4l2h264enc"), "{error}");
+    fn auto_takes_the_first_that_works_and_a_named_one_is_taken_or_refused() {
+        use Kind::{Auto, Nvv4l2h264enc, Openh264, V4l2h264enc, X264};
+        let order = [Nvv4l2h264enc, V4l2h264enc, X264, Openh264];
+        for (n, first) in order.into_iter().enumerate() {
+            let works = |kind| if order[n..].contains(&kind) { Ok(()) } else { Err("is broken") };
+            assert_eq!(Auto.choose(works).unwrap(), first);
+            for kind in order {
+                assert_eq!(
+                    kind.choose(works).is_ok(),
+                    order[n..].contains(&kind),
+                    "{kind:?} is never replaced"
+                );
+            }
         }
+        let none = |_| Err("is broken");
+        let all = Auto.choose(none).unwrap_err().to_string();
+        assert!(order.iter().all(|kind| all.contains(&format!("{} is broken", kind.element()))), "{all}");
+        let one = Openh264.choose(none).unwrap_err().to_string();
+        assert!(one.contains("openh264enc is broken; encoder.kind = \"auto\" takes"), "{one}");
+        assert!(!one.contains("x264enc is"), "{one}");
+    }
+
+    #[test]
+    fn what_is_found_here_works_and_what_is_missing_is_named() {
+        assert!(Kind::X264.probe().is_ok());
+        assert!(Kind::Auto.probe().is_ok());
+        if gst::ElementFactory::find("nvv4l2h264enc").is_none() {
+            let error = Kind::Nvv4l2h264enc.probe().unwrap_err().to_string();
+            assert!(error.contains("nvv4l2h264enc is not installed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_encoder_is_told_rate_and_gop_in_its_own_units() {
+        let chain = |kind| {
+            let text = settings(kind).text((640, 480), (640, 480));
+            let parts: Vec<String> = text.split(" ! ").map(str::to_owned).collect();
+            // appsrc, videoconvert, videoscale, raw caps, then the encoder's own, then h264parse, caps, appsink.
+            assert_eq!(&parts[parts.len() - 3], "h264parse config-interval=-1");
+            parts[3..parts.len() - 3].to_vec()
+        };
+        let caps = |formats: &str| {
+            format!("video/x-raw,format={formats},width=640,height=480,pixel-aspect-ratio=1/1")
+        };
+        let x264 = "x264enc name=encoder tune=zerolatency speed-preset=superfast bframes=0 key-int-max=60 bitrate=2000 \
+                    threads=0";
+        assert_eq!(chain(Kind::X264), [&caps("{I420,NV12}"), x264]);
+        let openh264 = "openh264enc name=encoder rate-control=bitrate complexity=low bitrate=2000000 gop-size=60 \
+                        multi-thread=0";
+        assert_eq!(chain(Kind::Openh264), [&caps("I420"), openh264]);
+        let jetson = "nvv4l2h264enc name=encoder bitrate=2000000 iframeinterval=60 idrinterval=60 num-B-Frames=0 \
+                      insert-sps-pps=true maxperf-enable=true";
+        let moved = "video/x-raw(memory:NVMM),format=NV12";
+        assert_eq!(chain(Kind::Nvv4l2h264enc), [&caps("NV12"), "nvvidconv", moved, jetson]);
+        let v4l2 = "v4l2h264enc name=encoder extra-controls=\"controls,video_bitrate=2000000,h264_i_frame_period=60,\
+                    repeat_sequence_header=1\"";
+        assert_eq!(chain(Kind::V4l2h264enc), [&caps("{NV12,I420}"), v4l2, "video/x-h264,level=(string)4"]);
     }
 }

@@ -29,9 +29,7 @@ pub enum PipelineError {
         hint: &'static str,
     },
     /// No encoder of those that were tried is there.
-    #[error(
-        "no encoder: none of {0} is installed and usable (packages gstreamer1.0-plugins-ugly for x264, -bad for openh264)"
-    )]
+    #[error("no encoder: {0}")]
     NoEncoder(String),
     /// It does not start.
     #[error("the pipeline can't be started: {0}")]
