@@ -2,7 +2,7 @@
 
 PREFIX  ?= /usr
 DESTDIR ?=
-BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd spyglassd
+BINS    ?= faced mqfwd s3put sideloadd sideload otad depotd spyglassd sorterd
 CARGO   ?= cargo
 # Cargo features of the binaries: "privacy" gives spyglassd [stream.privacy], and with it OpenCV.
 FEATURES ?=
@@ -73,7 +73,7 @@ bench: ## a table of measurements beside those of other tools, taken in the same
 	@etc/deps.sh build test bench
 	@CI=1 etc/tools.sh s3s
 	@etc/tools.sh watchexec
-	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p spyglassd -p e2e --bins --examples
+	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p spyglassd -p sorterd -p e2e --bins --examples
 	@EDGE_BIN_DIR=target/release exec target/release/bench
 
 fuzz: ## every fuzz target for FUZZ_S seconds (20)

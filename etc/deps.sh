@@ -9,7 +9,7 @@
 # or it is older than the workspace's rust-version.
 set -eu
 cd "$(dirname "$0")/.."
-BINS=${BINS-faced mqfwd s3put sideloadd sideload otad depotd spyglassd}
+BINS=${BINS-faced mqfwd s3put sideloadd sideload otad depotd spyglassd sorterd}
 NAME=deps
 
 say() { printf '%s: %s\n' "$NAME" "$*" >&2; }
@@ -17,10 +17,11 @@ die() { say "$*"; exit 1; }
 
 wants() { case " $BINS " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
-# libopencv-dev would bring 1 GB; these four bring what is linked.
+# libopencv-dev would bring 1 GB; these bring what is linked. The linker is shown the stitching library for all, and only
+# sorterd links it.
 opencv() {
     echo pkg-config g++ clang libclang-dev linux-libc-dev
-    echo libopencv-core-dev libopencv-imgproc-dev libopencv-objdetect-dev libopencv-dnn-dev opencv-data
+    echo libopencv-core-dev libopencv-imgproc-dev libopencv-objdetect-dev libopencv-dnn-dev libopencv-stitching-dev opencv-data
 }
 
 packages() {
@@ -33,6 +34,7 @@ packages() {
             echo libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-libav
         fi
+        wants sorterd && opencv
         if wants spyglassd; then
             echo pkg-config libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev libgstrtspserver-1.0-dev
             echo gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly

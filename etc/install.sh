@@ -5,7 +5,7 @@
 #
 #   DESTDIR=     staging folder put before every path (then systemd is left alone)
 #   PREFIX=/usr  binaries in PREFIX/bin, units in PREFIX/lib/systemd/system
-#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload otad depotd spyglassd"
+#   BINS=        which programs: "faced mqfwd s3put sideloadd sideload otad depotd spyglassd sorterd"
 #   BUILT=       folder with the built binaries: target/release
 #   PURGE=1      uninstall also removes edited configuration
 #
@@ -14,7 +14,7 @@
 # installed file with its sha256, which is how "edited" is told from "old".
 set -eu
 cd "$(dirname "$0")/.."
-DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload otad depotd spyglassd}; BUILT=${BUILT:-target/release}
+DESTDIR=${DESTDIR-}; PREFIX=${PREFIX:-/usr}; BINS=${BINS:-faced mqfwd s3put sideloadd sideload otad depotd spyglassd sorterd}; BUILT=${BUILT:-target/release}
 CONF=/etc/edge
 SHARE=$PREFIX/share/edge
 MANIFEST=$DESTDIR$SHARE/manifest

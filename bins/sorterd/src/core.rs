@@ -62,6 +62,18 @@ pub enum Stitch {
     After { session: Session },
 }
 
+impl Stitch {
+    /// Whether both make the same file.
+    #[must_use]
+    pub fn is_of_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Original { session: a, .. }, Self::Original { session: b, .. })
+            | (Self::After { session: a }, Self::After { session: b }) => a == b,
+            _ => false,
+        }
+    }
+}
+
 /// What the shell is to do.
 #[derive(Debug, PartialEq)]
 pub enum Action {

@@ -2,19 +2,20 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
-/// Each table of the file has a file of its own.
-pub mod config {
-    pub mod store;
-    pub mod vision;
-}
+pub mod config;
 pub mod core;
+pub mod daemon;
 pub mod db;
 pub mod found;
 pub mod geometry;
 pub mod message;
+pub mod pages;
 pub mod panel;
 pub mod plan;
+pub mod service;
 pub mod shelf;
+pub mod status;
 pub mod uploads;
 pub mod vision;
+pub mod workers;
 pub mod ws;

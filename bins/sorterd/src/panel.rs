@@ -192,8 +192,29 @@ impl Panel {
         Ok(Self { queue: Some(queue), counts })
     }
 
+    /// The pipeline has passed a step.
+    #[track_caller]
+    pub fn tell(&self, session: &Session, kind: &str, step: Step) {
+        self.line(log::Level::Info, session, kind, step.text().to_owned(), Some(step));
+    }
+
+    /// Something went wrong.
+    #[track_caller]
+    pub fn warn(&self, session: &Session, kind: &str, text: &str) {
+        self.line(log::Level::Warn, session, kind, text.to_owned(), None);
+    }
+
+    #[track_caller]
+    fn line(&self, level: log::Level, session: &Session, kind: &str, text: String, step: Option<Step>) {
+        if self.queue.is_some() {
+            let created = edge::clock::unix_ns() as f64 / 1e9;
+            let (session, kind, at) = (session.clone(), kind.to_owned(), Location::caller());
+            self.send(Line { level, text, session, kind, step, created, at });
+        }
+    }
+
     /// Hands a line on; never waits.
-    pub fn send(&self, line: Line) {
+    fn send(&self, line: Line) {
         if let Some(queue) = &self.queue
             && queue.try_send(line).is_err()
         {
@@ -277,15 +298,19 @@ mod tests {
     }
 
     #[test]
-    fn without_a_panel_nothing_happens_and_a_full_queue_drops() {
-        Panel::default().send(Line {
-            level: log::Level::Info,
-            text: String::new(),
-            session: Session::new("a", "b").unwrap(),
-            kind: String::new(),
-            step: None,
-            created: 0.0,
-            at: Location::caller(),
-        });
+    fn nobody_waits_for_a_panel_that_does_not_answer() {
+        let session = Session::new("a", "b").unwrap();
+        Panel::default().tell(&session, "1", Step::Received);
+        // It accepts and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = silent.local_addr().unwrap().to_string();
+        let panel = Panel::start(&host, 2, Duration::from_secs(60)).unwrap();
+        let began = Instant::now();
+        for _ in 0..10 {
+            panel.tell(&session, "1", Step::Received);
+        }
+        assert!(began.elapsed() < Duration::from_secs(5));
+        // Two wait; a third may be with the thread.
+        assert!((7..=8).contains(&panel.counts.dropped.load(Ordering::Relaxed)));
     }
 }

@@ -104,7 +104,7 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is over.
-    pub fn next(&mut self) -> Result<Option<Incoming>, Over> {
+    pub fn next_message(&mut self) -> Result<Option<Incoming>, Over> {
         if self.over {
             return Err(Over { why: None });
         }

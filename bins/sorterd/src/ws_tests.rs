@@ -61,16 +61,16 @@ fn messages_pings_and_goodbyes() {
     arm.send(Message::Ping(vec![1].into())).unwrap();
     arm.send(Message::text("hello")).unwrap();
     exchange(&mut arm, &mut server);
-    assert_eq!(server.next(), Ok(Some(Incoming::Binary(vec![7; 1000]))));
-    assert_eq!(server.next(), Ok(Some(Incoming::Text("hello".into()))));
-    assert_eq!(server.next(), Ok(None));
+    assert_eq!(server.next_message(), Ok(Some(Incoming::Binary(vec![7; 1000]))));
+    assert_eq!(server.next_message(), Ok(Some(Incoming::Text("hello".into()))));
+    assert_eq!(server.next_message(), Ok(None));
     server.send("true".into());
     exchange(&mut arm, &mut server);
     assert_eq!(arm.read().unwrap(), Message::Pong(vec![1].into()));
     assert_eq!(arm.read().unwrap(), Message::text("true"));
     arm.close(None).unwrap();
     exchange(&mut arm, &mut server);
-    assert_eq!(server.next(), Err(Over { why: None }));
+    assert_eq!(server.next_message(), Err(Over { why: None }));
     assert!(server.is_over());
     exchange(&mut arm, &mut server);
     assert!(matches!(arm.read(), Ok(Message::Close(_))), "the goodbye is answered");
@@ -87,7 +87,7 @@ fn too_long_is_1009_and_nonsense_1002() {
             arm.send(Message::binary(sent)).unwrap();
             exchange(&mut arm, &mut server);
         }
-        assert!(server.next().unwrap_err().why.is_some());
+        assert!(server.next_message().unwrap_err().why.is_some());
         server.send("not sent any more".into());
         exchange(&mut arm, &mut server);
         let Ok(Message::Close(Some(frame))) = arm.read() else { panic!() };
@@ -105,7 +105,7 @@ fn many_small_frames_are_bounded_together() {
         let kind = if n == 0 { Data::Binary } else { Data::Continue };
         arm.send(Message::Frame(Frame::message(vec![0; 10], OpCode::Data(kind), false))).unwrap();
         exchange(&mut arm, &mut server);
-        if let Err(why) = server.next() {
+        if let Err(why) = server.next_message() {
             over = Some((n, why));
             break;
         }

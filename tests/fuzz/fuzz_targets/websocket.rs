@@ -46,7 +46,7 @@ fn talk(data: &[u8], piece: usize) -> (Vec<Incoming>, bool) {
     for piece in data.chunks(piece) {
         socket.received(piece);
         loop {
-            match socket.next() {
+            match socket.next_message() {
                 Ok(Some(message)) => {
                     let length = match &message {
                         Incoming::Text(text) => text.len(),

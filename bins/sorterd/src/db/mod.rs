@@ -46,6 +46,13 @@ const SAVE: &str = "\
     INSERT INTO sorter_session (arm, session, updated_ms, answer) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (arm, session) DO UPDATE SET updated_ms = excluded.updated_ms, answer = excluded.answer";
 
+/// In the order of [`Db::replace_boxes`], so that the two wait for each other.
+const GONE: [&str; 3] = [
+    "DELETE FROM sorter_session WHERE arm = $1 AND session = $2",
+    "DELETE FROM sorter_picture WHERE arm = $1 AND session = $2",
+    "DELETE FROM sorter_object WHERE arm = $1 AND session = $2",
+];
+
 const ANSWER: &str = "SELECT answer FROM sorter_session WHERE arm = $1 AND session = $2";
 
 /// A picture and what was found on it.
@@ -232,6 +239,17 @@ impl Db {
             Some(row) => Fields::new(what, row).text_or_null(),
             None => Ok(None),
         }
+    }
+
+    /// Takes a session away: its pictures, its objects and its answer.
+    ///
+    /// # Errors
+    /// [`Error`]: all of it is there still.
+    pub fn forget(&mut self, arm: &str, session: &str) -> Result<(), Error> {
+        let what = "take an old session away";
+        let names = texts(what, [arm, session])?;
+        let statements = GONE.map(|sql| Statement::change(sql, names.to_vec()));
+        self.engine.run(what, &statements).map(drop)
     }
 
     fn migrate(&mut self) -> Result<(), Error> {
