@@ -16,6 +16,7 @@ pub mod privacy;
 pub mod record;
 #[cfg(feature = "rtsp")]
 pub mod rtsp;
+pub mod sink;
 pub mod sources;
 pub mod status;
 pub mod stream;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::mail::Sender;
+use crate::sink::Sink;
 use crate::stream::Wanted;
 use crate::unit::Unit;
 use crate::{kvs, record, web};
@@ -25,14 +26,8 @@ pub struct Outputs {
     rtsp: Option<crate::rtsp::Server>,
     web: web::Web,
     jpeg: (u32, u32),
-    sinks: BTreeMap<String, Sinks>,
-}
-
-/// What a stream of the file has of its own.
-#[derive(Debug)]
-struct Sinks {
-    kvs: Option<kvs::Sink>,
-    record: Option<record::Sink>,
+    /// What streams of the file have of their own.
+    sinks: BTreeMap<String, Vec<Sink>>,
 }
 
 impl Outputs {
@@ -52,12 +47,11 @@ impl Outputs {
         let mut sinks = BTreeMap::new();
         for stream in &config.streams {
             let start = |e| Failure::os(format!("stream {}: a sink can't be started: {e}", stream.name));
-            let kvs =
-                stream.kvs.clone().map(|c| kvs::Sink::start(c, &stream.name)).transpose().map_err(start)?;
-            let record = stream.record.clone().map(|c| record::Sink::start(c, &stream.name));
-            let record = record.transpose().map_err(start)?;
-            if kvs.is_some() || record.is_some() {
-                sinks.insert(stream.name.clone(), Sinks { kvs, record });
+            let kvs = stream.kvs.clone().map(|c| kvs::start(c, &stream.name));
+            let record = stream.record.clone().map(|c| record::start(c, &stream.name));
+            let own: Vec<Sink> = kvs.into_iter().chain(record).collect::<Result<_, _>>().map_err(start)?;
+            if !own.is_empty() {
+                sinks.insert(stream.name.clone(), own);
             }
         }
         Ok(Outputs {
@@ -73,13 +67,8 @@ impl Outputs {
     pub fn close(self) {
         // All at once: each may take its time to say goodbye.
         std::thread::scope(|scope| {
-            for Sinks { kvs, record } in self.sinks.into_values() {
-                if let Some(kvs) = kvs {
-                    scope.spawn(move || kvs.stop());
-                }
-                if let Some(record) = record {
-                    scope.spawn(move || record.stop());
-                }
+            for sink in self.sinks.into_values().flatten() {
+                scope.spawn(move || sink.stop());
             }
         });
     }
@@ -101,14 +90,10 @@ impl Outputs {
     /// Who needs this stream now.
     #[must_use]
     pub fn wanted(&self, name: &str) -> Wanted {
-        let mut units = self.web.wants(name);
+        let mut units = self.web.wants(name) || self.sinks.contains_key(name);
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &self.rtsp {
             units |= rtsp.wants(name);
-        }
-        if let Some(sinks) = self.sinks.get(name) {
-            units |= sinks.kvs.as_ref().is_some_and(kvs::Sink::wanted);
-            units |= sinks.record.as_ref().is_some_and(record::Sink::wanted);
         }
         Wanted { units, jpeg: self.web.wants_jpeg(name).then_some(self.jpeg) }
     }
@@ -121,9 +106,8 @@ impl Outputs {
         if let Some(rtsp) = &self.rtsp {
             joined |= rtsp.take_joined(name);
         }
-        if let Some(sinks) = self.sinks.get(name) {
-            joined |= sinks.kvs.as_ref().is_some_and(kvs::Sink::take_key_wanted);
-            joined |= sinks.record.as_ref().is_some_and(record::Sink::take_key_wanted);
+        for sink in self.sinks_of(name) {
+            joined |= sink.take_key_wanted();
         }
         joined
     }
@@ -135,13 +119,8 @@ impl Outputs {
             rtsp.push(name, unit);
         }
         self.web.push(name, unit, now);
-        if let Some(sinks) = self.sinks.get(name) {
-            if let Some(kvs) = &sinks.kvs {
-                kvs.push(unit);
-            }
-            if let Some(record) = &sinks.record {
-                record.push(unit);
-            }
+        for sink in self.sinks_of(name) {
+            sink.push(unit);
         }
     }
 
@@ -207,15 +186,14 @@ impl Outputs {
             let web = json!({ "port": address.port(), "viewers": self.web.viewers(name) });
             all.insert("web".to_owned(), web);
         }
-        if let Some(sinks) = self.sinks.get(name) {
-            if let Some(kvs) = &sinks.kvs {
-                all.insert("kvs".to_owned(), kvs.status());
-            }
-            if let Some(record) = &sinks.record {
-                all.insert("record".to_owned(), record.status());
-            }
+        for sink in self.sinks_of(name) {
+            all.insert(sink.kind().to_owned(), sink.status());
         }
         Value::Object(all)
+    }
+
+    fn sinks_of(&self, name: &str) -> &[Sink] {
+        self.sinks.get(name).map_or(&[], Vec::as_slice)
     }
 }
 

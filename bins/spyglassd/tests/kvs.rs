@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use edge::aws::credentials::Vars;
 use serde_json::{Value, json};
 use spyglassd::h264;
-use spyglassd::kvs::{Config, Raw, Sink};
+use spyglassd::kvs::{self, Config, Raw};
+use spyglassd::sink::Sink;
 use spyglassd::unit::Unit;
 use support::{Scratch, encode, have, run};
 
@@ -181,7 +182,7 @@ fn video(rig: &Rig, seconds: usize) -> Vec<Unit> {
 fn a_quiet_day() {
     let Some(rig) = Rig::start("a_quiet_day", &json!([])) else { return };
     let units = video(&rig, 12);
-    let sink = Sink::start(rig.config(""), "front").unwrap();
+    let sink = kvs::start(rig.config(""), "front").unwrap();
     assert!(sink.take_key_wanted() || sink.status()["state"] == "WAITING");
     play(&sink, &units, 4);
     settle(&sink, 20);
@@ -215,7 +216,7 @@ fn everything_goes_wrong_and_nothing_is_lost() {
     ]);
     let Some(rig) = Rig::start("everything_goes_wrong_and_nothing_is_lost", &script) else { return };
     let units = video(&rig, 80);
-    let sink = Sink::start(rig.config(""), "gate").unwrap();
+    let sink = kvs::start(rig.config(""), "gate").unwrap();
     play(&sink, &units, 4);
     settle(&sink, 90);
     let status = sink.status();
@@ -239,7 +240,7 @@ fn the_endpoint_moves_and_times_are_relative() {
     let script = json!([{"fault": "refuse", "fragment": 2, "id": 5000}, {"fault": "move", "bytes": 40_000}]);
     let Some(rig) = Rig::start("the_endpoint_moves_and_times_are_relative", &script) else { return };
     let units = video(&rig, 20);
-    let sink = Sink::start(rig.config("timecode = \"relative\""), "gate").unwrap();
+    let sink = kvs::start(rig.config("timecode = \"relative\""), "gate").unwrap();
     play(&sink, &units, 4);
     settle(&sink, 30);
     assert_eq!(sink.status()["fragments-refused"], 0);
@@ -258,7 +259,7 @@ fn connections_change_over_without_a_gap() {
     let units = video(&rig, 40);
     let mut config = rig.config("");
     config.policy.rotate = Duration::from_secs(2);
-    let sink = Sink::start(config, "gate").unwrap();
+    let sink = kvs::start(config, "gate").unwrap();
     play(&sink, &units, 4);
     settle(&sink, 30);
     let status = sink.status();
@@ -291,7 +292,7 @@ fn credentials_in_a_file_are_followed_before_they_end() {
     let units = video(&rig, 32);
     let mut config = rig.config(&format!("credentials-file = {path:?}"));
     config.policy.renew = Duration::from_secs(122);
-    let sink = Sink::start(config, "gate").unwrap();
+    let sink = kvs::start(config, "gate").unwrap();
     play(&sink, &units[..100], 4);
     write(&format!("{KEY_ID}2"), 3600);
     play(&sink, &units[100..], 4);
@@ -316,7 +317,7 @@ fn what_is_on_disk_outlives_the_daemon() {
         "disk-dir = {:?}\nfragment-bytes-max = \"128 KiB\"\nring-bytes = \"200 KiB\"",
         rig.scratch.join("disk")
     );
-    let sink = Sink::start(rig.config(&disk), "gate").unwrap();
+    let sink = kvs::start(rig.config(&disk), "gate").unwrap();
     play(&sink, &units, 4);
     let status = sink.status();
     assert_eq!((&status["state"], &status["fragments-dropped"]), (&json!("ERROR"), &json!(0)), "{status:#}");
@@ -328,7 +329,7 @@ fn what_is_on_disk_outlives_the_daemon() {
 
     // Another service, and a sink that has not seen these frames.
     let Some(other) = Rig::start("what_is_on_disk_outlives_the_daemon-2", &json!([])) else { return };
-    let sink = Sink::start(other.config(&disk), "gate").unwrap();
+    let sink = kvs::start(other.config(&disk), "gate").unwrap();
     settle(&sink, 30);
     sink.stop();
     other.verify(&units);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use spyglassd::record::{Config, Sink};
+use spyglassd::record::{self, Config};
 use support::{Scratch, encode, have, run};
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -37,7 +37,7 @@ fn segments_begin_on_key_frames_and_the_oldest_go() {
         Config { dir: dir.clone(), segment: Duration::from_secs(3), bytes_max: 1 << 40, free_bytes_min: 0 };
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("gate-2-20231114T221320.000Z.mp4"), "another stream's").unwrap();
-    let sink = Sink::start(config.clone(), "gate").unwrap();
+    let sink = record::start(config.clone(), "gate").unwrap();
     sink.push(&units[3]);
     for unit in &units {
         sink.push(unit);
@@ -59,7 +59,7 @@ fn segments_begin_on_key_frames_and_the_oldest_go() {
     // What a crash left is kept, and the bound holds: the newest stay.
     std::fs::rename(&found[4], dir.join(format!("{}.part", names[4]))).unwrap();
     let bounded = Config { bytes_max: bytes as u64 / 2 + 20_000, ..config };
-    let sink = Sink::start(bounded.clone(), "gate").unwrap();
+    let sink = record::start(bounded.clone(), "gate").unwrap();
     let later: Vec<_> =
         units.iter().map(|u| spyglassd::unit::Unit { wall_ms: u.wall_ms + 60_000, ..u.clone() }).collect();
     for unit in &later[..75] {
@@ -86,7 +86,7 @@ fn a_folder_that_can_t_be_written_is_an_error_that_is_told() {
     let dir = scratch.join("out");
     let config =
         Config { dir: dir.clone(), segment: Duration::from_secs(3), bytes_max: 1 << 40, free_bytes_min: 0 };
-    let sink = Sink::start(config, "gate").unwrap();
+    let sink = record::start(config, "gate").unwrap();
     std::fs::remove_dir(&dir).unwrap();
     for unit in &units {
         sink.push(unit);

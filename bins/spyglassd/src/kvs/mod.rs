@@ -23,4 +23,4 @@ pub mod status;
 pub mod wire;
 
 pub use config::{Config, Raw};
-pub use sink::Sink;
+pub use sink::start;

@@ -5,9 +5,7 @@
 //! send, which a blocking client can't do; so the socket is one of `edge::net`.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token, Waker};
@@ -20,8 +18,7 @@ use super::disk::Disk;
 use super::link::{Event, Link};
 use super::ring::{Ring, Store};
 use super::status;
-use crate::inbox::Inbox;
-use crate::unit::Unit;
+use crate::sink::{Shared, Sink, Wake};
 
 const WAKE: Token = Token(0);
 /// How long what is left may take at the end.
@@ -31,105 +28,16 @@ const INBOX_BYTES_MAX: usize = 8 << 20;
 /// Bytes on their way to the socket, below which more are asked for.
 const LOW: usize = 64 << 10;
 
-struct Shared {
-    inbox: Inbox,
-    status: Mutex<serde_json::Value>,
-    key_wanted: AtomicBool,
-    stop: AtomicBool,
-    waker: Arc<Waker>,
-}
-
-/// A stream on its way to the service.
-pub struct Sink {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl std::fmt::Debug for Sink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sink").finish_non_exhaustive()
-    }
-}
-
-impl Sink {
-    /// Starts the threads. `stream` is the stream's name here.
-    ///
-    /// # Errors
-    /// The system gives no thread or poll, or the folder for fragments can't be used.
-    pub fn start(config: Config, stream: &str) -> io::Result<Sink> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let shared = Arc::new(Shared {
-            inbox: Inbox::new(INBOX_BYTES_MAX),
-            status: Mutex::new(serde_json::json!({ "state": "WAITING" })),
-            key_wanted: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            waker: Arc::clone(&waker),
-        });
-        let shell = Shell::new(config, stream, poll, waker, Arc::clone(&shared))?;
-        let name = format!("kvs-{stream}").chars().take(15).collect();
-        let thread = std::thread::Builder::new().name(name).spawn(move || shell.run())?;
-        Ok(Sink { shared, thread: Some(thread) })
-    }
-
-    /// Takes a unit. Never blocks for long.
-    pub fn push(&self, unit: &Unit) {
-        self.shared.inbox.push(unit);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Err(error) = self.shared.waker.wake() {
-            log::warn!("kvs: can't wake the sending thread: {error}");
-        }
-    }
-
-    /// Whether units are needed: always.
-    #[must_use]
-    pub fn wanted(&self) -> bool {
-        true
-    }
-
-    /// True once when a key frame would help.
-    #[must_use]
-    pub fn take_key_wanted(&self) -> bool {
-        self.shared.key_wanted.swap(false, Ordering::Relaxed)
-    }
-
-    /// What `/status` says of it.
-    #[must_use]
-    pub fn status(&self) -> serde_json::Value {
-        lock(&self.shared.status).clone()
-    }
-
-    /// Sends what is left, as far as that goes within three seconds, and ends the threads.
-    pub fn stop(mut self) {
-        self.end();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("kvs: the sending thread has panicked");
-        }
-    }
-
-    fn end(&self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.wake();
-    }
-}
-
-/// Without [`Sink::stop`] the thread does the same, but nobody waits for it.
-impl Drop for Sink {
-    fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.end();
-        }
-    }
-}
-
-/// A panic of another thread leaves whole values behind: they are assigned at once.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Starts a stream on its way to the service. `stream` is the stream's name here.
+///
+/// # Errors
+/// The system gives no thread or poll, or the folder for fragments can't be used.
+pub fn start(config: Config, stream: &str) -> io::Result<Sink> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let shared = Shared::new(INBOX_BYTES_MAX);
+    let shell = Shell::new(config, stream, poll, Arc::clone(&waker), Arc::clone(&shared))?;
+    Sink::start("kvs", stream, shared, Wake::Poll(waker), move || shell.run())
 }
 
 struct Shell {
@@ -257,12 +165,12 @@ impl Shell {
             });
             self.session.prepared(answer, now);
         }
-        if self.shared.stop.load(Ordering::Relaxed) && self.stop_at.is_none() {
+        if self.shared.is_stopping() && self.stop_at.is_none() {
             self.stop_at = Some(Instant::now() + STOP);
             self.session.stop(now());
         }
         if self.session.take_key_wanted() {
-            self.shared.key_wanted.store(true, Ordering::Relaxed);
+            self.shared.want_key();
         }
     }
 
@@ -352,7 +260,7 @@ impl Shell {
         let target = self.link.as_ref().map(Link::target).or(self.target.as_deref());
         let expires_s = target.and_then(|target| target.credentials.expires_s);
         let dropped = self.shared.inbox.dropped();
-        *lock(&self.shared.status) = status::of(&self.session, &self.stream, expires_s, dropped);
+        self.shared.publish(status::of(&self.session, &self.stream, expires_s, dropped));
     }
 }
 

@@ -9,19 +9,17 @@ mod segment;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge::clock::rfc3339_ms;
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub use config::{Config, Raw};
 use segment::{PART, Segment};
 
 use crate::h264::Header;
-use crate::inbox::Inbox;
+use crate::sink::{Shared, Sink, Wake};
 use crate::unit::Unit;
 
 /// Bytes of units that wait for the disk, at most.
@@ -31,93 +29,17 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Without a unit for this long, the file is completed.
 const QUIET: Duration = Duration::from_secs(10);
 
-struct Shared {
-    inbox: Inbox,
-    status: Mutex<Value>,
-    key_wanted: AtomicBool,
-    stop: AtomicBool,
-}
-
-/// A recording.
-pub struct Sink {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl std::fmt::Debug for Sink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sink").finish_non_exhaustive()
-    }
-}
-
-impl Sink {
-    /// Starts the thread. `stream` is the stream's name; it becomes part of file names.
-    ///
-    /// # Errors
-    /// The folder can't be made, or the system gives no thread.
-    pub fn start(config: Config, stream: &str) -> io::Result<Sink> {
-        edge::fs::create_dir_durably(&config.dir).map_err(io::Error::other)?;
-        let shared = Arc::new(Shared {
-            inbox: Inbox::new(INBOX_BYTES_MAX),
-            status: Mutex::new(json!({ "state": "WAITING" })),
-            key_wanted: AtomicBool::new(true),
-            stop: AtomicBool::new(false),
-        });
-        let mut recorder = Recorder::new(config, stream, Arc::clone(&shared));
-        recorder.recover();
-        let name = format!("record-{stream}").chars().take(15).collect();
-        let thread = std::thread::Builder::new().name(name).spawn(move || recorder.run())?;
-        Ok(Sink { shared, thread: Some(thread) })
-    }
-
-    /// Takes a unit. Never blocks for long.
-    pub fn push(&self, unit: &Unit) {
-        self.shared.inbox.push(unit);
-        self.wake();
-    }
-
-    /// Whether units are needed: always.
-    #[must_use]
-    pub fn wanted(&self) -> bool {
-        true
-    }
-
-    /// True once when a key frame would help.
-    #[must_use]
-    pub fn take_key_wanted(&self) -> bool {
-        self.shared.key_wanted.swap(false, Ordering::Relaxed)
-    }
-
-    /// What `/status` says of it.
-    #[must_use]
-    pub fn status(&self) -> Value {
-        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Completes the file and ends the thread.
-    pub fn stop(mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.wake();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("record: the writing thread has panicked");
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
-}
-
-/// Without [`Sink::stop`] the thread does the same, but nobody waits for it.
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        self.wake();
-    }
+/// Starts a recording. `stream` is the stream's name; it becomes part of file names.
+///
+/// # Errors
+/// The folder can't be made, or the system gives no thread.
+pub fn start(config: Config, stream: &str) -> io::Result<Sink> {
+    edge::fs::create_dir_durably(&config.dir).map_err(io::Error::other)?;
+    let shared = Shared::new(INBOX_BYTES_MAX);
+    shared.want_key();
+    let mut recorder = Recorder::new(config, stream, Arc::clone(&shared));
+    recorder.recover();
+    Sink::start("record", stream, shared, Wake::Park, move || recorder.run())
 }
 
 struct Recorder {
@@ -152,7 +74,7 @@ impl Recorder {
 
     fn run(mut self) {
         loop {
-            let stopping = self.shared.stop.load(Ordering::Relaxed);
+            let stopping = self.shared.is_stopping();
             for unit in self.shared.inbox.take() {
                 self.unit_at = Some(Instant::now());
                 let result = self.take(&unit);
@@ -194,7 +116,7 @@ impl Recorder {
                 Some(segment) => segment.push(unit),
                 None => {
                     self.unrecorded += 1;
-                    self.shared.key_wanted.store(true, Ordering::Relaxed);
+                    self.shared.want_key();
                     Ok(())
                 }
             };
@@ -294,6 +216,6 @@ impl Recorder {
             "segment-bytes": self.segment.as_ref().map(Segment::bytes),
             "frames-dropped": self.unrecorded + self.shared.inbox.dropped(),
         });
-        *self.shared.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        self.shared.publish(status);
     }
 }

@@ -27,8 +27,8 @@ const JPEG_WAIT: Duration = Duration::from_secs(5);
 pub const BOUNDARY: &str = "picture";
 
 const HTML: &str = "text/html; charset=utf-8";
-const INDEX: &str = include_str!("index.html");
-const PLAYER: &str = include_str!("player.html");
+const INDEX: &str = concat!(include_str!("head.html"), include_str!("index.html"));
+const PLAYER: &str = concat!(include_str!("head.html"), include_str!("player.html"));
 const SCRIPT: &str = include_str!("app.js");
 const STYLE: &str = include_str!("app.css");
 
