@@ -1,5 +1,7 @@
 //! spyglassd's RTSP with real players: what arrives, when, and what happens when either end goes.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use e2e::process::Process;
 use e2e::scratch::Scratch;
 use e2e::spyglass::{Spyglass, have_numpy, report};
 use e2e::{need, skip};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde_json::Value;
 
 const SIZE: (u32, u32) = (640, 360);
@@ -196,20 +199,45 @@ fn viewers_need_the_password_where_there_is_one() {
     let passwords = scratch.write("passwords", "anna:s3cret\n");
     let more = format!("[access]\npassword-file = \"{}\"\n", passwords.display());
     let spy = Spyglass::start(&scratch, "", &more);
-    let _app = spy.app("cam", (320, 180), 10, 40);
+    let _app = spy.app("cam", (320, 180), 10, 90);
     spy.wait_state("cam", "WAITING");
+    // Digest and nothing else is offered: Basic would send the password as it is.
+    let request = format!("DESCRIBE {} RTSP/1.0\r\nCSeq: 1\r\n\r\n", spy.url("cam"));
+    let mut socket = TcpStream::connect(("127.0.0.1", spy.port)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 2048];
+    let length = socket.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    let offers: Vec<&str> = answer.lines().filter(|l| l.starts_with("WWW-Authenticate:")).collect();
+    assert!(answer.starts_with("RTSP/1.0 401") && offers.len() == 1, "{answer}");
+    assert!(offers[0].starts_with("WWW-Authenticate: Digest ") && offers[0].contains("nonce="), "{answer}");
+    let with = |who: &str| spy.url("cam").replace("rtsp://", &format!("rtsp://{who}"));
     for who in ["", "anna:wrong@", "bert:s3cret@"] {
-        let url = spy.url("cam").replace("rtsp://", &format!("rtsp://{who}"));
-        let seen = report(spy.viewer("ffmpeg", "tcp", &url, 3), Duration::from_secs(30));
-        assert_eq!(seen["pictures"], 0, "{who}: {seen}");
-        assert!(seen["error"].as_str().unwrap().contains("401"), "{who}: {seen}");
+        for player in ["ffmpeg", "gst"] {
+            let seen = report(spy.viewer(player, "tcp", &with(who), 3), Duration::from_secs(30));
+            assert_eq!(seen["pictures"], 0, "{player} {who}: {seen}");
+            let error = seen["error"].as_str().unwrap();
+            assert!(error.contains("401") || error.contains("nauthorized"), "{player} {who}: {seen}");
+        }
+        let refused = Command::new("ffprobe").args(["-v", "error", &with(who)]).output().unwrap();
+        assert!(!refused.status.success() && refused.stdout.is_empty(), "{who}");
     }
-    let url = spy.url("cam").replace("rtsp://", "rtsp://anna:s3cret@");
-    check(
-        &report(spy.viewer("ffmpeg", "tcp", &url, 5), Duration::from_secs(30)),
-        (320, 180),
-        "with password",
-    );
+    for (player, transport) in [("ffmpeg", "tcp"), ("ffmpeg", "udp"), ("gst", "tcp"), ("gst", "udp")] {
+        let seen = report(spy.viewer(player, transport, &with("anna:s3cret@"), 5), Duration::from_secs(30));
+        check(&seen, (320, 180), &format!("{player} over {transport} with the password"));
+    }
+    let probe = [
+        "-v",
+        "error",
+        "-rtsp_transport",
+        "tcp",
+        "-show_entries",
+        "stream=codec_name,width",
+        "-of",
+        "csv=p=0",
+    ];
+    let probed = env::run(Command::new("ffprobe").args(probe).arg(with("anna:s3cret@")));
+    assert_eq!(probed.trim(), "h264,320");
     assert!(!spy.daemon.lines.contain("s3cret"));
 }
 
@@ -233,4 +261,57 @@ fn a_source_of_its_own_runs_while_somebody_watches() {
     let missing = Command::new("ffprobe").args(["-v", "error", &spy.url("nothing")]).output().unwrap();
     assert!(String::from_utf8_lossy(&missing.stderr).contains("404"), "an unknown stream is not there");
     env::run(&mut spy.daemon.command(&["--check"]));
+}
+
+#[test]
+fn a_source_that_hangs_holds_up_nobody() {
+    needs_players!();
+    let scratch = Scratch::new("spyh");
+    // One says nothing; at the other nobody takes up a connection, so that connecting to it never ends.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let full = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&full, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let full_port = SocketAddrV4::try_from(rustix::net::getsockname(&full).unwrap()).unwrap().port();
+    let _queue: Vec<_> = (0..4)
+        .map(|_| {
+            let flags = SocketFlags::NONBLOCK;
+            let socket =
+                rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+            let _ = rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, full_port));
+            socket
+        })
+        .collect();
+    let more = format!(
+        "[encoder]\nidle-close-ms = 500\n[[stream]]\nname = \"silent\"\nsource = \"rtsp://{}/x\"\n\
+         [[stream]]\nname = \"full\"\nsource = \"gst:tcpclientsrc host=127.0.0.1 port={full_port} ! decodebin\"\n",
+        silent.local_addr().unwrap()
+    );
+    let mut spy = Spyglass::start(&scratch, "", &more);
+    let _app = spy.app("cam", (320, 180), 10, 60);
+    spy.wait_state("cam", "WAITING");
+    let watched = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 15);
+    spy.wait_state("cam", "STREAMING");
+    // Viewers of either come and go: the sources are opened, and closed again half a second later.
+    let mut slowest = Duration::ZERO;
+    for name in ["silent", "full"] {
+        let _viewer = spy.viewer("ffmpeg", "tcp", &spy.url(name), 4);
+        let mut opened = false;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(6) {
+            let asked = Instant::now();
+            opened |= spy.stream(name)["state"] == "STARTING";
+            slowest = slowest.max(asked.elapsed());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(opened, "{name}: {}", spy.stream(name));
+    }
+    println!("the slowest answer of the loop took {slowest:?}");
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
+    let seen = report(watched, Duration::from_secs(40));
+    check(&seen, (320, 180), "another stream meanwhile");
+    let begun = Instant::now();
+    assert!(spy.daemon.term().success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    spy.daemon.check_log();
 }

@@ -32,6 +32,8 @@ const FRAMES: Token = Token(2);
 
 /// Letters taken before the other sources of the loop get their turn.
 const BUDGET: usize = 64;
+/// How long pipelines may take to end before a reload goes on without them.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Rates, stalls and `systemctl status` are looked at this often while anything is connected.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -148,6 +150,8 @@ impl<'a> Daemon<'a> {
         let _ = self.poll.registry().deregister(self.signals);
         self.streams.clear();
         self.outputs.close();
+        // A camera that is let go of late would be busy for the next configuration.
+        crate::pipeline::settle(SETTLE);
         Ok(match self.life {
             Life::Again(config) => Some(*config),
             _ => None,

@@ -1,10 +1,15 @@
 //! Sources of our own: a camera, a network camera, a file, a pipeline. They run only while somebody needs their stream.
 //!
-//! Owns: what may stand in `source`, and the pipeline that is made of it. Invariants: frames leave on GStreamer's thread
-//! as samples that nobody has copied; one waits at most; a password never leaves this file. Never: encodes.
+//! Owns: what may stand in `source`, the pipeline that is made of it, and a thread for that: opening a camera, reaching
+//! another machine and letting go of either may take as long as they like. Invariants: frames leave on GStreamer's thread
+//! as samples that nobody has copied; one waits at most; a password never leaves this file. Never: encodes, blocks the
+//! caller.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use edge::source;
 use gst::ClockTime;
@@ -83,10 +88,42 @@ pub enum Output {
     Failed(String),
 }
 
-/// A running source.
+/// Sources that run or have not ended yet, at most.
+const SOURCES_MAX: usize = 256;
+static SOURCES: AtomicUsize = AtomicUsize::new(0);
+
+/// One of [`SOURCES_MAX`] places, taken for as long as its thread lives.
+struct Place;
+
+impl Place {
+    fn take() -> Result<Place, PipelineError> {
+        let next = |n: usize| (n < SOURCES_MAX).then_some(n + 1);
+        match SOURCES.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
+            Ok(_) => Ok(Place),
+            Err(n) => Err(PipelineError::Start(format!("{n} sources run or have not ended yet"))),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        SOURCES.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Sources that run or have not ended yet.
+pub(crate) fn alive() -> usize {
+    SOURCES.load(Ordering::Acquire)
+}
+
+/// A file is to begin again.
+#[derive(Debug)]
+struct Rewind;
+
+/// The handle of a running source. Dropping it ends the source; nobody waits for that.
 #[derive(Debug)]
 pub struct Source {
-    pipeline: gst::Pipeline,
+    orders: Sender<Rewind>,
 }
 
 /// Builds the pipeline without starting it.
@@ -113,57 +150,89 @@ pub fn build(config: &SourceConfig) -> Result<gst::Pipeline, PipelineError> {
 }
 
 impl Source {
-    /// Starts it.
+    /// Starts it; what goes wrong comes out of it.
     ///
     /// # Errors
-    /// [`PipelineError`].
+    /// No thread can be had, or too many sources have not ended yet.
     pub fn start(
         config: &SourceConfig,
         out: impl Fn(Output) + Send + Sync + 'static,
     ) -> Result<Source, PipelineError> {
-        let pipeline = build(config)?;
-        let sink: AppSink = part(&pipeline, "sink")?;
-        let caps = gst::Caps::builder("video/x-raw")
-            .field("format", gst::List::new(["I420", "NV12", "BGR", "RGB", "BGRx", "GRAY8"]))
-            .build();
-        sink.set_caps(Some(&caps));
-        // Only a file has to be held back to its own pace; a live source is already as late as it is.
-        sink.set_property("sync", matches!(config.spec, SourceSpec::File(_)));
-        let out = std::sync::Arc::new(out);
-        let told = std::sync::Arc::clone(&out);
-        let sample = move |sink: &AppSink| {
-            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-            match frame(&sample) {
-                Some(output) => told(output),
-                None => return Err(gst::FlowError::NotNegotiated),
-            }
-            Ok(gst::FlowSuccess::Ok)
+        let place = Place::take()?;
+        let (orders, taken) = channel();
+        let config = config.clone();
+        let work = move || {
+            run(&config, &Arc::new(out), &taken);
+            drop(place);
         };
-        sink.set_callbacks(AppSinkCallbacks::builder().new_sample(sample).build());
-        let secret = config.login.as_ref().map(|(_, password)| password.clone());
-        watch(&pipeline, move |why| {
-            out(match why {
-                Some(why) => {
-                    Output::Failed(secret.as_ref().map_or(why.clone(), |s| why.replace(s.expose(), "***")))
-                }
-                None => Output::Ended,
-            });
-        });
-        let made = Source { pipeline };
-        start(&made.pipeline)?;
-        Ok(made)
+        let thread = std::thread::Builder::new().name("source".to_owned()).spawn(work);
+        thread.map_err(|e| PipelineError::Start(format!("there is no thread for it: {e}")))?;
+        Ok(Source { orders })
     }
 
-    /// Begins a file again.
+    /// Begins a file again; `false` when it has ended for good.
     pub fn rewind(&self) -> bool {
-        self.pipeline.seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT, ClockTime::ZERO).is_ok()
+        self.orders.send(Rewind).is_ok()
     }
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        stop(&self.pipeline);
+/// The source's thread: until its handle is dropped.
+fn run<F: Fn(Output) + Send + Sync + 'static>(
+    config: &SourceConfig,
+    out: &Arc<F>,
+    orders: &Receiver<Rewind>,
+) {
+    let pipeline = match open(config, out) {
+        Ok(pipeline) => pipeline,
+        Err(error) => return out(Output::Failed(error.to_string())),
+    };
+    match start(&pipeline) {
+        Err(error) => out(Output::Failed(error.to_string())),
+        Ok(()) => {
+            while orders.recv().is_ok() {
+                let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT;
+                if pipeline.seek_simple(flags, ClockTime::ZERO).is_err() {
+                    out(Output::Failed("the file can't begin again".to_owned()));
+                }
+            }
+        }
     }
+    stop(&pipeline);
+}
+
+/// The pipeline, with its ends tied to `out`.
+fn open<F: Fn(Output) + Send + Sync + 'static>(
+    config: &SourceConfig,
+    out: &Arc<F>,
+) -> Result<gst::Pipeline, PipelineError> {
+    let pipeline = build(config)?;
+    let sink: AppSink = part(&pipeline, "sink")?;
+    let caps = gst::Caps::builder("video/x-raw")
+        .field("format", gst::List::new(["I420", "NV12", "BGR", "RGB", "BGRx", "GRAY8"]))
+        .build();
+    sink.set_caps(Some(&caps));
+    // Only a file has to be held back to its own pace; a live source is already as late as it is.
+    sink.set_property("sync", matches!(config.spec, SourceSpec::File(_)));
+    let (told, out) = (Arc::clone(out), Arc::clone(out));
+    let sample = move |sink: &AppSink| {
+        let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+        match frame(&sample) {
+            Some(output) => told(output),
+            None => return Err(gst::FlowError::NotNegotiated),
+        }
+        Ok(gst::FlowSuccess::Ok)
+    };
+    sink.set_callbacks(AppSinkCallbacks::builder().new_sample(sample).build());
+    let secret = config.login.as_ref().map(|(_, password)| password.clone());
+    watch(&pipeline, move |why| {
+        out(match why {
+            Some(why) => {
+                Output::Failed(secret.as_ref().map_or(why.clone(), |s| why.replace(s.expose(), "***")))
+            }
+            None => Output::Ended,
+        });
+    });
+    Ok(pipeline)
 }
 
 fn frame(sample: &gst::Sample) -> Option<Output> {

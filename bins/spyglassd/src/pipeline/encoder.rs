@@ -1,7 +1,7 @@
 //! A running encoder of one stream: frames go in with their time, units come out on GStreamer's thread.
 //!
 //! Owns: the pipeline. Invariants: times pass through unchanged (the stream's own, in nanoseconds); at most
-//! `queue_frames` frames wait, so that a slow encoder costs frames and not delay; dropping it ends its threads.
+//! `queue_frames` frames wait, so that a slow encoder costs frames and not delay; dropping it ends its threads, soon.
 //! Never: decides when a key frame is due (the core does), blocks while frames are pushed.
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use gst_video::UpstreamForceKeyUnitEvent;
 
 use super::chain::{Kind, Settings, even};
 use super::picture::Shape;
-use super::{PipelineError, parse, part, start, stop, watch};
+use super::{PipelineError, parse, part, retire, start, watch};
 use crate::unit::Unit;
 
 /// Frames whose times are remembered until they come out.
@@ -182,7 +182,7 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
-        stop(&self.pipeline);
+        retire(&self.pipeline);
     }
 }
 

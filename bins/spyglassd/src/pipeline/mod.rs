@@ -10,7 +10,16 @@ pub mod encoder;
 pub mod picture;
 pub mod still;
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
 use gst::prelude::*;
+
+/// Pipelines that wait for their end, at most.
+const ENDING_MAX: usize = 64;
+static ENDING: AtomicUsize = AtomicUsize::new(0);
 
 /// Why a pipeline can't be built or started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +108,39 @@ fn reason(error: &gst::message::Error) -> String {
 pub(crate) fn start(pipeline: &gst::Pipeline) -> Result<(), PipelineError> {
     let failed = |_| PipelineError::Start("its state can't be changed (see the lines before)".to_owned());
     pipeline.set_state(gst::State::Playing).map(|_| ()).map_err(failed)
+}
+
+/// Ends it on a thread that does only this: letting go of an encoder's device may take as long as it likes.
+pub(crate) fn retire(pipeline: &gst::Pipeline) {
+    static TEARDOWN: OnceLock<Option<Sender<gst::Pipeline>>> = OnceLock::new();
+    let thread = TEARDOWN.get_or_init(|| {
+        let (pipelines, ended) = channel::<gst::Pipeline>();
+        let work = move || {
+            for pipeline in ended {
+                stop(&pipeline);
+                ENDING.fetch_sub(1, Ordering::AcqRel);
+            }
+        };
+        let thread = std::thread::Builder::new().name("teardown".to_owned()).spawn(work);
+        thread.map(|_| pipelines).inspect_err(|e| log::warn!("pipelines are ended by the loop: {e}")).ok()
+    });
+    if ENDING.fetch_add(1, Ordering::AcqRel) < ENDING_MAX
+        && let Some(thread) = thread
+        && thread.send(pipeline.clone()).is_ok()
+    {
+        return;
+    }
+    // That many hang: then the loop does, too, and its watchdog starts the program anew.
+    ENDING.fetch_sub(1, Ordering::AcqRel);
+    stop(pipeline);
+}
+
+/// Waits until all pipelines have ended, the sources' too, but not forever.
+pub(crate) fn settle(most: Duration) {
+    let until = Instant::now() + most;
+    while ENDING.load(Ordering::Acquire) + crate::sources::alive() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Ends it and waits for its threads.

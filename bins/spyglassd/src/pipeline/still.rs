@@ -10,7 +10,7 @@ use gst::ClockTime;
 use gst_app::{AppSink, AppSinkCallbacks, AppSrc};
 
 use super::picture::Shape;
-use super::{PipelineError, parse, part, start, stop, watch};
+use super::{PipelineError, parse, part, retire, start, watch};
 
 /// What comes out.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Still {
 
 impl Drop for Still {
     fn drop(&mut self) {
-        stop(&self.pipeline);
+        retire(&self.pipeline);
     }
 }
 
@@ -102,6 +102,7 @@ mod tests {
 
     use gst_video::VideoFormat;
 
+    use super::super::stop;
     use super::*;
 
     #[test]
