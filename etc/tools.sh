@@ -3,6 +3,7 @@
 #
 #   etc/tools.sh s3s moto        s3s-fs built from its Rust crate (about 4 minutes), moto[server] in a Python venv
 #   etc/tools.sh arm             a Python venv with what tests/sorter_arm.py draws and talks with
+#   etc/tools.sh onnx            the onnx package in a Python venv, for tests/sorter_models.py
 #   etc/tools.sh watchexec       watchexec from its Rust crate (about 3 minutes), for `make bench`
 #   etc/tools.sh deny            cargo-deny, for `make check` (about 5 minutes), unless cargo has it already
 #
@@ -52,6 +53,15 @@ arm() {
     : >"$TOOLS/arm/done"
 }
 
+onnx() {
+    [ ! -e "$TOOLS/onnx/done" ] || return 0
+    echo "tools: installing onnx into a venv (once)" >&2
+    rm -rf "$TOOLS/onnx"
+    python3 -m venv "$TOOLS/onnx"
+    "$TOOLS/onnx/bin/pip" install -q --disable-pip-version-check 'onnx>=1.14,<2' numpy
+    : >"$TOOLS/onnx/done"
+}
+
 deny() {
     ! cargo deny --version >/dev/null 2>&1 || return 0
     [ ! -x "$TOOLS/bin/cargo-deny" ] || return 0
@@ -67,9 +77,10 @@ for tool in "$@"; do
     s3s) s3s || failed s3s-fs ;;
     moto) moto || failed 'moto[server]' ;;
     arm) arm || failed 'the venv of sorter_arm.py' ;;
+    onnx) onnx || failed 'the venv of sorter_models.py' ;;
     watchexec) watchexec || failed watchexec ;;
     deny) deny || failed cargo-deny ;;
-    *) echo "tools: no such tool: $tool (s3s, moto, arm, watchexec, deny)" >&2; exit 64 ;;
+    *) echo "tools: no such tool: $tool (s3s, moto, arm, onnx, watchexec, deny)" >&2; exit 64 ;;
     esac
 done
 [ "${CI-}" = 1 ] || exit 0

@@ -13,6 +13,8 @@ pub mod stitch;
 pub mod vectorize;
 
 #[cfg(test)]
+mod onnx_tests;
+#[cfg(test)]
 mod scene;
 
 pub use detect::{Detector, DetectorConfig};

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use opencv::core::{Mat, Vector};
+use opencv::core::{CV_32F, Mat, Vector};
 use opencv::dnn;
 use opencv::prelude::*;
 
@@ -63,6 +63,8 @@ pub struct Net {
     net: dnn::Net,
     path: PathBuf,
     outputs: Vec<String>,
+    /// What is to be said of outputs that were named, when the network does not run.
+    named: Option<String>,
 }
 
 impl std::fmt::Debug for Net {
@@ -96,11 +98,17 @@ impl Net {
         }
         net.set_preferable_backend(dnn::DNN_BACKEND_OPENCV).map_err(refused)?;
         net.set_preferable_target(dnn::DNN_TARGET_CPU).map_err(refused)?;
-        let outputs = match outputs {
-            [] => net.get_unconnected_out_layers_names().map_err(refused)?.to_vec(),
-            names => names.to_vec(),
+        let ends = net.get_unconnected_out_layers_names().map_err(refused)?.to_vec();
+        let (outputs, named) = match outputs {
+            [] => (ends, None),
+            names => {
+                // OpenCV puts the kind of the name before the name.
+                let ends: Vec<&str> = ends.iter().map(|e| e.rsplit('!').next().unwrap_or(e)).collect();
+                let said = format!("asked for {}; the last layers are {}", names.join(", "), ends.join(", "));
+                (names.to_vec(), Some(said))
+            }
         };
-        Ok(Net { net, path: path.to_owned(), outputs })
+        Ok(Net { net, path: path.to_owned(), outputs, named })
     }
 
     /// The names of the outputs, in the order of what [`Net::run`] answers.
@@ -112,13 +120,16 @@ impl Net {
     /// Runs the network on one input of the shape N x 3 x height x width.
     ///
     /// # Errors
-    /// [`NetError::Run`], [`NetError::Output`] (an output is missing or not of 32-bit floats)
+    /// [`NetError::Run`], [`NetError::Output`] (an output is missing)
     pub fn run(&mut self, shape: [usize; 4], input: &[f32]) -> Result<Vec<Tensor>, NetError> {
         let path = self.path.display().to_string();
         let run = |e: opencv::Error| NetError::Run {
             path: path.clone(),
             input: shape.map(|n| n.to_string()).join("x"),
-            why: brief(&e),
+            why: match &self.named {
+                Some(named) => format!("{} ({named})", brief(&e)),
+                None => brief(&e),
+            },
         };
         let mut outputs = Vector::<Mat>::new();
         let names: Vector<String> = self.outputs.iter().map(String::as_str).collect();
@@ -128,11 +139,17 @@ impl Net {
         self.net.forward(&mut outputs, &names).map_err(run)?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for (mat, name) in outputs.iter().zip(&self.outputs) {
-            let values = mat.data_typed::<f32>().map_err(|e| {
-                self.output(format!("its output {name} is not of 32-bit floats: {}", brief(&e)))
-            })?;
-            let shape = mat.mat_size().iter().map(|n| n.unsigned_abs() as usize).collect();
-            tensors.push(Tensor { shape, values: values.to_vec() });
+            // Labels are integers in some versions.
+            let mut floats = Mat::default();
+            mat.convert_to_def(&mut floats, CV_32F).map_err(run)?;
+            let values = floats.data_typed::<f32>().map_err(run)?.to_vec();
+            let shape: Vec<usize> = mat.mat_size().iter().map(|n| n.unsigned_abs() as usize).collect();
+            if shape.iter().product::<usize>() != values.len() {
+                return Err(
+                    self.output(format!("its output {name} has {} values in {shape:?}", values.len()))
+                );
+            }
+            tensors.push(Tensor { shape, values });
         }
         if tensors.len() != self.outputs.len() {
             return Err(self.output(format!(
