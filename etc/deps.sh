@@ -45,7 +45,7 @@ packages() {
         echo mosquitto mosquitto-clients awscli ffmpeg strace systemd procps util-linux
         echo python3 python3-venv python3-pip python3-paho-mqtt shellcheck openssl curl minisign
         # The test suite compiles every crate, whatever BINS names.
-        echo libgstrtspserver-1.0-dev mkvtoolnix chromium python3-botocore python3-numpy gstreamer1.0-tools
+        echo postgresql libgstrtspserver-1.0-dev mkvtoolnix chromium python3-botocore python3-numpy gstreamer1.0-tools
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
     demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
     bench)

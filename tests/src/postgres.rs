@@ -14,6 +14,7 @@ pub struct Postgres {
     pub port: u16,
     data: PathBuf,
     bins: PathBuf,
+    tls: bool,
     process: Option<Process>,
 }
 
@@ -35,7 +36,7 @@ impl Postgres {
         let mut init = confined(&bins.join("initdb"));
         init.args(["-N", "-U", "sorter", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]);
         env::run(init.arg("--pwfile").arg(&secret).arg("-D").arg(&data));
-        let mut postgres = Postgres { port: net::free_port(), data, bins, process: None };
+        let mut postgres = Postgres { port: net::free_port(), data, bins, tls: false, process: None };
         postgres.resume();
         postgres.sql_in("postgres", "CREATE DATABASE sorter");
         Some(postgres)
@@ -44,8 +45,9 @@ impl Postgres {
     /// Starts it (again).
     pub fn resume(&mut self) {
         let mut server = confined(&self.bins.join("postgres"));
-        server.arg("-D").arg(&self.data).args(["-h", "127.0.0.1", "-k", "", "-p", &self.port.to_string()]);
-        server.args(["-c", "fsync=off", "-c", "shared_buffers=16MB"]);
+        server.arg("-D").arg(&self.data).args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-k"]);
+        server.arg(self.socket_folder()).args(["-c", "fsync=off", "-c", "shared_buffers=16MB"]);
+        server.args(["-c", if self.tls { "ssl=on" } else { "ssl=off" }]);
         self.process = Some(Process::start("postgres", &mut server));
         env::wait_for("PostgreSQL", Duration::from_secs(30), || {
             let up = self.psql("postgres", "SELECT 1").output().ok()?;
@@ -55,16 +57,59 @@ impl Postgres {
 
     /// Ends it as a power cut would its clients: they are all cut off.
     pub fn stop(&mut self) {
+        // INT is PostgreSQL's fast shutdown.
+        self.end(rustix::process::Signal::INT);
+    }
+
+    /// Ends it as a crash would: nothing is written out, the next start recovers.
+    pub fn crash(&mut self) {
+        self.end(rustix::process::Signal::QUIT);
+    }
+
+    /// Has TLS from the next start on, with this certificate chain and key (PEM).
+    pub fn set_tls(&mut self, chain: &str, key: &str) {
+        for (name, pem) in [("server.crt", chain), ("server.key", key)] {
+            let path = self.data.join(name);
+            std::fs::write(&path, pem).unwrap();
+            env::run(Command::new("chmod").arg("600").arg(&path));
+            if rustix::process::geteuid().is_root() {
+                env::run(Command::new("chown").arg("postgres").arg(&path));
+            }
+        }
+        self.tls = true;
+    }
+
+    /// From now on this user logs in by this method (of `pg_hba.conf`) from this machine.
+    pub fn set_login(&self, user: &str, method: &str) {
+        let path = self.data.join("pg_hba.conf");
+        let rest = std::fs::read_to_string(&path).unwrap();
+        let rest: String = rest.lines().filter(|l| !l.contains(user)).map(|l| format!("{l}\n")).collect();
+        std::fs::write(
+            &path,
+            format!("host all {user} 127.0.0.1/32 {method}\nhost all {user} ::1/128 {method}\n{rest}"),
+        )
+        .unwrap();
+        self.sql("SELECT pg_reload_conf()");
+        // The reload is a signal: the next session may still see the old file.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
+    fn end(&mut self, signal: rustix::process::Signal) {
         if let Some(process) = self.process.take() {
-            // INT is PostgreSQL's fast shutdown; root's child is one further down.
+            // Root's child is one further down.
             let pid = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
             let pid = pid.lines().next().and_then(|pid| pid.parse().ok());
             if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+                let _ = rustix::process::kill_process(pid, signal);
             }
             let mut process = process;
             process.wait_exit(Duration::from_secs(20));
         }
+    }
+
+    /// The folder of its Unix socket.
+    pub fn socket_folder(&self) -> &Path {
+        self.data.parent().unwrap_or(&self.data)
     }
 
     /// As in `PG_CONN`.
@@ -105,6 +150,19 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A certificate authority, and the chain and key of a server of this name that it vouches for (PEM).
+pub fn certificates(name: &str) -> (String, String, String) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).unwrap().pem();
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::new(params, ca_key);
+    let chain = CertificateParams::new(vec![name.into()]).unwrap().signed_by(&key, &issuer).unwrap().pem();
+    (ca, chain, key.serialize_pem())
 }
 
 /// A command that runs as the user `postgres` where we are root.

@@ -1,30 +1,50 @@
 //! The database: the same tests on SQLite and on a real PostgreSQL server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use e2e::postgres::{PASSWORD, Postgres};
 use e2e::scratch::Scratch;
-use sorterd::config::store::DbConfig;
+use e2e::skip;
+use edge::config::Secret;
+use sorterd::config::store::{DatabaseTable, DbConfig, Env};
 use sorterd::db::{Db, Error, ImageRow};
 use sorterd::found::Found;
 
 /// Where a test's database is.
-struct Place {
+struct Place<'a> {
     scratch: Scratch,
+    server: Option<(&'a Postgres, &'a str)>,
 }
 
-impl Place {
+impl<'a> Place<'a> {
     fn sqlite() -> Self {
-        Self { scratch: Scratch::new("sorter-db") }
+        Self { scratch: Scratch::new("sorter-db"), server: None }
     }
 
-    fn config(&self) -> DbConfig {
-        DbConfig::Sqlite { path: self.scratch.join("a/b/sorterd.db"), busy: Duration::from_secs(10) }
+    /// A database of this name of its own.
+    fn postgres(server: &'a Postgres, name: &'a str) -> Self {
+        server.sql(&format!("CREATE DATABASE {name}"));
+        Self { scratch: Scratch::new("sorter-db"), server: Some((server, name)) }
+    }
+
+    fn conn(&self) -> Option<String> {
+        let (server, name) = self.server?;
+        Some(format!("postgresql://sorter:{PASSWORD}@127.0.0.1:{}/{name}", server.port))
     }
 
     fn open(&self) -> Db {
-        Db::open(&self.config()).unwrap()
+        Db::open(&config(&self.scratch.join("a/b"), self.conn().as_deref(), "")).unwrap()
     }
+}
+
+/// The configuration of a file in `state`, or of a connection string, as the daemon would read it.
+fn config(state: &Path, conn: Option<&str>, more: &str) -> DbConfig {
+    let loaded = edge::config::parse::<DatabaseTable>(Path::new("x.toml"), more.to_owned()).unwrap();
+    let pg_conn = conn.map(|text| Secret::new(text.to_owned()));
+    loaded.raw.check(&loaded, state, &Env { pg_conn, ..Env::default() }).unwrap()
 }
 
 fn found(class: u32, n: i32) -> Found {
@@ -35,7 +55,7 @@ fn objects(row: &ImageRow) -> Vec<Found> {
     row.objects.iter().map(|(_, found)| *found).collect()
 }
 
-fn a_repeated_picture_replaces_its_boxes(place: &Place) {
+fn a_repeated_picture_replaces_its_boxes(place: &Place<'_>) {
     let mut db = place.open();
     db.replace_boxes("arm", "s1", "1500.jpg", 640, 480, &[found(0, 1), found(1, 2), found(7, 3)]).unwrap();
     db.replace_boxes("arm", "s1", "900.jpg", 640, 480, &[found(0, 4)]).unwrap();
@@ -55,7 +75,7 @@ fn a_repeated_picture_replaces_its_boxes(place: &Place) {
     assert_eq!(db.images("other", "s1").unwrap(), []);
 }
 
-fn everything_comes_in_order(place: &Place) {
+fn everything_comes_in_order(place: &Place<'_>) {
     let mut db = place.open();
     for image in ["b.jpg", "B.jpg", "10.jpg", "9.jpg", "a_b.jpg", "a-b.jpg", "a.jpg", "ä.jpg", "_.jpg"] {
         let some: Vec<Found> = (0..20).map(|n| found(n as u32 % 2, n)).collect();
@@ -81,7 +101,7 @@ fn everything_comes_in_order(place: &Place) {
     assert_eq!(db.sessions(0).unwrap(), []);
 }
 
-fn answers_are_kept_for_each_session(place: &Place) {
+fn answers_are_kept_for_each_session(place: &Place<'_>) {
     let mut db = place.open();
     assert_eq!(db.answer("arm", "s").unwrap(), None);
     db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[]).unwrap();
@@ -100,7 +120,7 @@ fn answers_are_kept_for_each_session(place: &Place) {
 }
 
 /// Names that would be dangerous as a part of a statement or a path are data like any other.
-fn names_are_data(place: &Place) {
+fn names_are_data(place: &Place<'_>) {
     let mut db = place.open();
     let names = [
         "'; DROP TABLE sorter_object; --",
@@ -139,7 +159,7 @@ fn names_are_data(place: &Place) {
     assert_eq!((row.width, row.height, row.objects[0].1.score), (u32::MAX, 0, 0.0));
 }
 
-fn ten_thousand_boxes_are_one_picture(place: &Place) {
+fn ten_thousand_boxes_are_one_picture(place: &Place<'_>) {
     let mut db = place.open();
     let many: Vec<Found> = (0..10_007).map(|n| found(n as u32 % 3, n)).collect();
     for _ in 0..2 {
@@ -152,8 +172,7 @@ fn ten_thousand_boxes_are_one_picture(place: &Place) {
 }
 
 /// Several who write at once: every picture has the boxes of one of them, never a mix.
-fn writers_do_not_mix(place: &Place) {
-    drop(place.open());
+fn writers_do_not_mix(place: &Place<'_>) {
     std::thread::scope(|scope| {
         for writer in 0..4u32 {
             scope.spawn(move || {
@@ -172,10 +191,63 @@ fn writers_do_not_mix(place: &Place) {
     assert!(rows[0].objects.iter().all(|(_, f)| f.class == class));
 }
 
+/// Kills a process that writes, again and again: a picture has the boxes of one writing, never a part.
+fn kill_9_leaves_whole_pictures(place: &Place<'_>) {
+    place.open().replace_boxes("arm", "s", "1.jpg", 1, 1, &writing(0)).unwrap();
+    let mut last = 0;
+    for round in 1..9u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "child_that_is_killed", "--nocapture"]);
+        child
+            .env("SORTER_DB_STATE", place.scratch.join("a/b"))
+            .env("SORTER_DB_FIRST", (round * 10_000).to_string());
+        child.env("SORTER_DB_CONN", place.conn().unwrap_or_default());
+        let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(fastrand::u64(150..450)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut db = place.open();
+        let row = db.images("arm", "s").unwrap().remove(0);
+        let class = row.objects[0].1.class;
+        assert!(class >= last, "{class} after {last}: a writing that was done is gone");
+        assert_eq!(objects(&row), writing(class));
+        last = class;
+    }
+    assert!(last > 0, "no writing came through");
+    println!("8 kills; the last whole writing is {last}");
+}
+
+fn writing(class: u32) -> Vec<Found> {
+    (0..1500).map(|n| found(class, n)).collect()
+}
+
+/// The child of the test above.
+#[test]
+fn child_that_is_killed() {
+    let Some(state) = std::env::var_os("SORTER_DB_STATE") else { return };
+    let conn = std::env::var("SORTER_DB_CONN").ok().filter(|conn| !conn.is_empty());
+    let first: u32 = std::env::var("SORTER_DB_FIRST").unwrap().parse().unwrap();
+    let mut db = Db::open(&config(Path::new(&state), conn.as_deref(), "")).unwrap();
+    for class in first.. {
+        db.replace_boxes("arm", "s", "1.jpg", 1, 1, &writing(class)).unwrap();
+    }
+}
+
 macro_rules! on_both {
     ($($test:ident)*) => {
         mod sqlite {
             $( #[test] fn $test() { super::$test(&super::Place::sqlite()); } )*
+        }
+
+        /// In turn, each in a database of its own: a server takes a while to make.
+        #[test]
+        fn the_same_on_postgres() {
+            let scratch = Scratch::new("pg");
+            let Some(server) = Postgres::start(&scratch) else { skip!("PostgreSQL is not installed (make deps)") };
+            $(
+                println!("{}", stringify!($test));
+                $test(&Place::postgres(&server, stringify!($test)));
+            )*
         }
     };
 }
@@ -187,4 +259,181 @@ on_both! {
     names_are_data
     ten_thousand_boxes_are_one_picture
     writers_do_not_mix
+    kill_9_leaves_whole_pictures
+}
+
+/// How long a call takes, and its error.
+fn fails(db: &mut Db) -> (Error, Duration) {
+    let begin = Instant::now();
+    let error = db.save_answer("arm", "s", "x").unwrap_err();
+    (error, begin.elapsed())
+}
+
+/// Calls until it works.
+fn until_it_works(db: &mut Db, answer: &str) {
+    e2e::env::wait_for("the database", Duration::from_secs(20), || db.save_answer("arm", "s", answer).ok());
+    assert_eq!(db.answer("arm", "s").unwrap().as_deref(), Some(answer));
+}
+
+#[test]
+fn postgres_goes_and_comes_back() {
+    let scratch = Scratch::new("pg");
+    let Some(mut server) = Postgres::start(&scratch) else {
+        skip!("PostgreSQL is not installed (make deps)")
+    };
+    let more = "retry-min-ms = 300\nretry-max-ms = 600\n";
+    let mut db = Db::open(&config(scratch.path(), Some(&server.address()), more)).unwrap();
+    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[found(0, 1)]).unwrap();
+    // Restarted while nothing was asked: nobody notices.
+    server.stop();
+    server.resume();
+    assert_eq!(db.images("arm", "s").unwrap().len(), 1);
+    // Away: an error at once, and no storm of connections.
+    server.stop();
+    let (error, took) = fails(&mut db);
+    assert!(matches!(error, Error::Unreachable { .. }) && error.is_passing(), "{error}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let (error, took) = fails(&mut db);
+    assert!(matches!(&error, Error::Waiting { why, .. } if why.contains("refused")), "{error}");
+    assert!(error.is_passing() && took < Duration::from_millis(100), "{took:?}");
+    server.resume();
+    until_it_works(&mut db, "again");
+    server.crash();
+    let (error, _) = fails(&mut db);
+    assert!(error.is_passing(), "{error}");
+    server.resume();
+    until_it_works(&mut db, "after a crash");
+    assert_eq!(db.images("arm", "s").unwrap()[0].objects.len(), 1);
+    // A daemon that starts while it is away has its database as soon as it is back.
+    server.stop();
+    let mut early = Db::open(&config(scratch.path(), Some(&server.address()), more)).unwrap();
+    assert!(fails(&mut early).0.is_passing());
+    server.resume();
+    until_it_works(&mut early, "early");
+    until_it_works(&mut db, "late");
+    // Somebody ends our session in the middle of nothing.
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sorterd'");
+    db.save_answer("arm", "s", "x").unwrap();
+    // Somebody holds the row: the call ends in time, and the next one has a new connection.
+    let slow = config(scratch.path(), Some(&server.address()), "query-timeout-ms = 300\n");
+    let mut slow = Db::open(&slow).unwrap();
+    let lock = "BEGIN; UPDATE sorter_session SET answer = 'held'; SELECT pg_sleep(2); ROLLBACK";
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.sql(lock));
+        let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(2)%' AND wait_event = 'PgSleep'";
+        e2e::env::wait_for("the lock", Duration::from_secs(10), || (server.sql(sleeps) == "1").then_some(()));
+        let (error, took) = fails(&mut slow);
+        assert!(error.is_passing() && took < Duration::from_millis(1500), "{error} {took:?}");
+        assert!(edge::log::chain(&error).contains("in time"), "{}", edge::log::chain(&error));
+        assert_eq!(slow.answer("arm", "s").unwrap().as_deref(), Some("x"), "reading goes on");
+    });
+    until_it_works(&mut slow, "held no more");
+    // A schema of a newer program is left alone.
+    server.sql("INSERT INTO sorter_schema VALUES (9)");
+    let error = Db::open(&config(scratch.path(), Some(&server.address()), "")).unwrap_err();
+    assert!(matches!(error, Error::Newer { found: 9, .. }), "{error}");
+}
+
+#[test]
+fn postgres_refuses_and_says_why() {
+    let scratch = Scratch::new("pg");
+    let Some(server) = Postgres::start(&scratch) else { skip!("PostgreSQL is not installed (make deps)") };
+    let open = |conn: &str| Db::open(&config(scratch.path(), Some(conn), "connect-timeout-ms = 2000\n"));
+    let refused = |conn: &str| {
+        let result = open(conn).and_then(|mut db| db.answer("arm", "s"));
+        let text = edge::log::chain(&result.unwrap_err());
+        assert!(!text.contains(PASSWORD) && !text.contains("hunter2"), "{text}");
+        text
+    };
+    let port = server.port;
+    let wrong = refused(&format!("postgresql://sorter:hunter2@127.0.0.1:{port}/sorter"));
+    assert!(wrong.contains("28P01") && wrong.contains("is the password"), "{wrong}");
+    let nobody = refused(&format!("postgresql://nobody:hunter2@127.0.0.1:{port}/sorter"));
+    assert!(nobody.contains("28P01"), "{nobody}");
+    let none = refused(&format!("postgresql://sorter@127.0.0.1:{port}/sorter"));
+    assert!(none.contains("has none"), "{none}");
+    let missing = refused(&format!("postgresql://sorter:{PASSWORD}@127.0.0.1:{port}/missing"));
+    assert!(missing.contains("3D000") && missing.contains("createdb"), "{missing}");
+    let tls = refused(&format!("postgresql://sorter:{PASSWORD}@127.0.0.1:{port}/sorter?sslmode=require"));
+    assert!(tls.contains("no TLS"), "{tls}");
+    let away = refused(&format!("postgresql://sorter:{PASSWORD}@127.0.0.1:{}/sorter", e2e::net::free_port()));
+    assert!(away.contains("refused"), "{away}");
+    // Somebody listens and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let begin = Instant::now();
+    let text = refused(&format!("postgresql://sorter:{PASSWORD}@{}/sorter", silent.local_addr().unwrap()));
+    assert!(text.contains("in time") && begin.elapsed() < Duration::from_secs(4), "{text}");
+    // A user who may not make tables is told so, and may use those that are there.
+    server.sql("CREATE USER reader PASSWORD 'hunter2'");
+    let reader = format!("postgresql://reader:hunter2@127.0.0.1:{port}/sorter");
+    let text = refused(&reader);
+    assert!(text.contains("42501") && text.contains("needs CREATE"), "{text}");
+    drop(open(&server.address()).unwrap());
+    server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader");
+    let mut db = open(&reader).unwrap();
+    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[found(0, 1)]).unwrap();
+    assert!(!format!("{db:?}").contains("hunter2"));
+    assert_eq!(db.name(), format!("postgresql://reader@127.0.0.1:{port}/sorter"));
+}
+
+#[test]
+fn postgres_by_socket_and_by_tls() {
+    let scratch = Scratch::new("pg");
+    let Some(mut server) = Postgres::start(&scratch) else {
+        skip!("PostgreSQL is not installed (make deps)")
+    };
+    let (ca, chain, key) = e2e::postgres::certificates("localhost");
+    server.set_tls(&chain, &key);
+    server.stop();
+    server.resume();
+    let ca = scratch.write("ca.pem", ca);
+    let (port, ca) = (server.port, ca.display().to_string());
+    let open = |host: &str, more: &str| {
+        let conn = format!("postgresql://sorter:{PASSWORD}@{host}/sorter?port={port}{more}");
+        let db = Db::open(&config(scratch.path(), Some(&conn), ""));
+        db.map_err(|error| edge::log::chain(&error))
+    };
+    let encrypted = || {
+        server.sql(
+            "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                                   WHERE application_name = 'sorterd' AND ssl",
+        )
+    };
+    let mut db = open("localhost", "&sslmode=require").unwrap();
+    assert_eq!(encrypted(), "1");
+    let many: Vec<Found> = (0..3000).map(|n| found(1, n)).collect();
+    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &many).unwrap();
+    drop(db);
+    let verified = format!("&sslmode=verify-full&sslrootcert={ca}");
+    let mut db = open("localhost", &verified).unwrap();
+    assert_eq!(objects(&db.images("arm", "s").unwrap()[0]), many);
+    drop(db);
+    let db = open("localhost", "").unwrap();
+    assert_eq!(encrypted(), "1", "prefer takes what it can get");
+    drop(db);
+    let db = open("localhost", "&sslmode=disable").unwrap();
+    assert_eq!(encrypted(), "0");
+    drop(db);
+    let name = open("127.0.0.1", &verified).map(drop).unwrap_err();
+    assert!(name.contains("certificate") && name.contains("not valid for name"), "{name}");
+    let other = scratch.write("other.pem", e2e::postgres::certificates("localhost").0);
+    let other = format!("&sslmode=verify-full&sslrootcert={}", other.display());
+    let unknown = open("localhost", &other).map(drop).unwrap_err();
+    assert!(unknown.contains("certificate"), "{unknown}");
+    let folder = server.socket_folder().display().to_string().replace('/', "%2F");
+    let mut db = open(&folder, "").unwrap();
+    assert_eq!(db.images("arm", "s").unwrap().len(), 1);
+    drop(db);
+    // Methods that are older than SCRAM.
+    server.sql("SET password_encryption = 'md5'; CREATE USER old PASSWORD 'old-pass'; GRANT ALL ON ALL TABLES IN SCHEMA public TO old");
+    server.set_login("old", "md5");
+    let old = |more: &str| {
+        let conn = format!("postgresql://old:old-pass@localhost:{port}/sorter{more}");
+        Db::open(&config(scratch.path(), Some(&conn), "")).map(drop).map_err(|error| edge::log::chain(&error))
+    };
+    old("?sslmode=disable").unwrap();
+    server.set_login("old", "password");
+    let clear = old("?sslmode=disable").unwrap_err();
+    assert!(clear.contains("in the clear"), "{clear}");
+    old("?sslmode=require").unwrap();
 }

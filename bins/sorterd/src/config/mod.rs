@@ -200,7 +200,7 @@ impl Config {
             detector: raw.detector.check(&loaded)?,
             vectorizer: raw.vectorizer.check(&loaded)?,
             stitch: raw.stitch.check(&loaded)?,
-            database: raw.database.check(&loaded, &raw.state_dir)?,
+            database: raw.database.check(&loaded, &raw.state_dir, &env.store)?,
             mode,
             upload,
             panel,

@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use edge::aws::credentials::{ChainConfig, IotTable, Vars};
 use edge::aws::{s3 as address, tls};
-use edge::config::{self, Loaded};
+use edge::config::{self, Loaded, Secret};
 use edge::objects::s3::Settings;
 use edge::objects::{Policy, check_key};
 use edge::spool::{SpoolConfig, Table as SpoolTable};
+use edge::tls::{ClientTls, ClientTlsConfig, Trust};
 use serde::{Deserialize, Serialize};
+
+use crate::db::pg::PgConfig;
+use crate::db::pg::address::{Address, Host, SslMode};
+use crate::db::pg::stream::{Tls, unchecked};
 
 /// The file's name where `database.path` names none.
 const FILE: &str = "sorterd.db";
@@ -25,6 +30,17 @@ pub struct DatabaseTable {
     pub path: PathBuf,
     /// How long another process that writes to the file is waited for.
     pub busy_timeout_ms: u64,
+    /// A file with the connection string of a PostgreSQL server; `PG_CONN` wins. See `edge::config::secret_path`.
+    pub conn_file: PathBuf,
+    /// Authorities to trust instead of the system's (PostgreSQL); so does `sslrootcert` in the string.
+    pub ca_file: PathBuf,
+    /// Longest time until the server has let us in.
+    pub connect_timeout_ms: u64,
+    /// Longest time until it has answered.
+    pub query_timeout_ms: u64,
+    /// First and last ceiling of the delay after a connection that could not be made.
+    pub retry_min_ms: u64,
+    pub retry_max_ms: u64,
 }
 
 /// `[upload]`
@@ -71,7 +87,16 @@ pub struct UploadTable {
 
 impl Default for DatabaseTable {
     fn default() -> Self {
-        Self { path: PathBuf::new(), busy_timeout_ms: 10_000 }
+        Self {
+            path: PathBuf::new(),
+            busy_timeout_ms: 10_000,
+            conn_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+            connect_timeout_ms: 5_000,
+            query_timeout_ms: 10_000,
+            retry_min_ms: 200,
+            retry_max_ms: 10_000,
+        }
     }
 }
 
@@ -105,6 +130,8 @@ impl Default for UploadTable {
 pub struct Env {
     /// `MODE`
     pub mode: Option<String>,
+    /// `PG_CONN`
+    pub pg_conn: Option<Secret>,
     /// What the chain of credentials looks at.
     pub aws: Vars,
 }
@@ -114,7 +141,7 @@ impl Env {
     #[must_use]
     pub fn from_process() -> Self {
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self { mode: set("MODE"), aws: Vars::from_env() }
+        Self { mode: set("MODE"), pg_conn: set("PG_CONN").map(Secret::new), aws: Vars::from_env() }
     }
 }
 
@@ -150,6 +177,8 @@ pub enum DbConfig {
         /// How long a writer is waited for.
         busy: Duration,
     },
+    /// A server.
+    Postgres(Box<PgConfig>),
 }
 
 /// Where pictures go, checked.
@@ -167,8 +196,31 @@ impl DatabaseTable {
     ///
     /// # Errors
     /// With file, line, column, key and expectation.
-    pub fn check<R>(&self, loaded: &Loaded<R>, state_dir: &Path) -> Result<DbConfig, config::Error> {
-        loaded.within("database.busy-timeout-ms", self.busy_timeout_ms, 1, 600_000)?;
+    pub fn check<R>(
+        &self,
+        loaded: &Loaded<R>,
+        state_dir: &Path,
+        env: &Env,
+    ) -> Result<DbConfig, config::Error> {
+        let within = |key: &str, value, min, max| loaded.within(&format!("database.{key}"), value, min, max);
+        within("busy-timeout-ms", self.busy_timeout_ms, 1, 600_000)?;
+        within("connect-timeout-ms", self.connect_timeout_ms, 1, 600_000)?;
+        within("query-timeout-ms", self.query_timeout_ms, 1, 600_000)?;
+        within("retry-min-ms", self.retry_min_ms, 1, 600_000)?;
+        within("retry-max-ms", self.retry_max_ms, self.retry_min_ms, 600_000)?;
+        if let Some(text) = &env.pg_conn {
+            return self
+                .postgres(text)
+                .map_err(|why| loaded.problem("database", &format!("PG_CONN in the environment: {why}")));
+        }
+        if !self.conn_file.as_os_str().is_empty() {
+            let wrong = |why: &str| loaded.problem("database.conn-file", why);
+            if !self.path.as_os_str().is_empty() {
+                return Err(wrong("expected path (SQLite) or conn-file (PostgreSQL), not both"));
+            }
+            let text = config::read_secret(&self.conn_file).map_err(|e| wrong(&edge::log::chain(&e)))?;
+            return self.postgres(&text).map_err(|why| wrong(&why));
+        }
         let busy = Duration::from_millis(self.busy_timeout_ms);
         if self.path.as_os_str().is_empty() {
             return Ok(DbConfig::Sqlite { path: state_dir.join(FILE), busy });
@@ -177,6 +229,33 @@ impl DatabaseTable {
             return Err(loaded.problem("database.path", "expected the absolute path of a file"));
         }
         Ok(DbConfig::Sqlite { path: self.path.clone(), busy })
+    }
+
+    /// The server of a connection string; what is wrong with it in words.
+    fn postgres(&self, text: &Secret) -> Result<DbConfig, String> {
+        let address = Address::parse(text.expose())?;
+        let ca = some_path(&self.ca_file).or_else(|| address.ca_file.clone());
+        let checked = |trust| {
+            let tls = ClientTlsConfig { trust, cert: None, key: None, server_name: None };
+            ClientTls::load(&tls).map(|tls| tls.config).map_err(|error| edge::log::chain(&error))
+        };
+        let tls = match (address.ssl, ca) {
+            // Nobody stands in between within the machine.
+            _ if matches!(address.host, Host::Socket(_)) => Tls::Off,
+            (SslMode::Disable, _) => Tls::Off,
+            (SslMode::Prefer, _) => Tls::Prefer(unchecked()?.into()),
+            (SslMode::Require, None) => Tls::Require(unchecked()?.into()),
+            (SslMode::Require | SslMode::VerifyFull, Some(ca)) => Tls::Require(checked(Trust::Ca(ca))?),
+            (SslMode::VerifyFull, None) => Tls::Require(checked(Trust::System)?),
+        };
+        let ms = Duration::from_millis;
+        Ok(DbConfig::Postgres(Box::new(PgConfig {
+            connect_timeout: address.connect_timeout.unwrap_or(ms(self.connect_timeout_ms)),
+            address,
+            tls,
+            query_timeout: ms(self.query_timeout_ms),
+            retry: (ms(self.retry_min_ms), ms(self.retry_max_ms)),
+        })))
     }
 }
 
@@ -296,6 +375,10 @@ impl UploadTable {
 
 fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn some_path(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
 }
 
 #[cfg(test)]

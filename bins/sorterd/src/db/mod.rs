@@ -6,6 +6,7 @@
 //! Every call may be repeated: what is stored is the same afterwards.
 
 mod engine;
+pub mod pg;
 mod sqlite;
 
 use edge::clock::unix_ms;
@@ -89,6 +90,19 @@ pub enum Error {
     /// SQLite refused.
     #[error("cannot {what} in the database {path}")]
     Sqlite { what: &'static str, path: std::path::PathBuf, source: rusqlite::Error },
+    /// The PostgreSQL server can't be reached, hung up or said nothing in time. If it broke at the very end it may have been
+    /// done all the same.
+    #[error("cannot {what} in the database {at}")]
+    Unreachable { what: &'static str, at: String, source: std::io::Error },
+    /// It could not be reached a moment ago.
+    #[error("cannot {what} in the database {at}, which is tried again in {ms} ms at the earliest: {why}")]
+    Waiting { what: &'static str, at: String, ms: u128, why: String },
+    /// The PostgreSQL server refused; `code` is the SQLSTATE.
+    #[error("cannot {what} in the database {at}: the server says {code}: {message}{hint}")]
+    Server { what: &'static str, at: String, code: String, message: String, hint: &'static str },
+    /// It does not speak as it should, or wants a login that we don't give.
+    #[error("cannot {what} in the database {at}: {why}")]
+    Protocol { what: &'static str, at: String, why: String },
     /// It was written by a newer program.
     #[error(
         "the database {at} has the form {found}, this program knows {known}: use the newer program on it"
@@ -102,9 +116,35 @@ pub enum Error {
     Value { what: &'static str, why: String },
 }
 
+impl Error {
+    /// Whether the database was there and refused what was asked.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Sqlite { .. } | Self::Server { .. })
+    }
+
+    /// Whether it may pass: the database is away, or has no room for us now. Other errors stay until somebody acts.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Waiting { .. } => true,
+            // Connection exceptions, no resources, operator's intervention, deadlocks.
+            Self::Server { code, .. } => ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)),
+            Self::Sqlite { source, .. } => {
+                use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+                source
+                    .sqlite_error_code()
+                    .is_some_and(|c| matches!(c, DatabaseBusy | DatabaseLocked | DiskFull))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A database.
 pub struct Db {
     engine: Box<dyn Engine>,
+    /// The tables are there and up to date.
+    ready: bool,
 }
 
 impl std::fmt::Debug for Db {
@@ -114,18 +154,21 @@ impl std::fmt::Debug for Db {
 }
 
 impl Db {
-    /// Opens the database; makes its tables, or brings them up to date. Blocks.
+    /// Opens the database; makes its tables, or brings them up to date. Blocks. A PostgreSQL server that can't be reached is
+    /// no error here: the calls say so until it is back, and the first one that reaches it sees to the tables.
     ///
     /// # Errors
-    /// [`Error`]: it can't be opened or reached, refuses us, or is of a newer form.
+    /// [`Error`]: it can't be opened, refuses us, or is of a newer form.
     pub fn open(config: &DbConfig) -> Result<Self, Error> {
         let engine: Box<dyn Engine> = match config {
             DbConfig::Sqlite { path, busy } => Box::new(sqlite::Sqlite::open(path, *busy)?),
+            DbConfig::Postgres(config) => Box::new(pg::Postgres::new((**config).clone())),
         };
-        let mut db = Self { engine };
-        // Twice, because another process may be at the same: then our changes fail, and its are there.
-        db.migrate().or_else(|_| db.migrate())?;
-        Ok(db)
+        let mut db = Self { engine, ready: false };
+        match db.prepare() {
+            Err(Error::Unreachable { .. }) => Ok(db),
+            result => result.map(|()| db),
+        }
     }
 
     /// Where the data is, without a secret.
@@ -160,7 +203,7 @@ impl Db {
         ];
         statements
             .extend(found.chunks(OBJECTS_PER_STATEMENT).map(|some| insert([arm, session, image], some)));
-        self.engine.run(what, &statements).map(drop)
+        self.run(what, &statements).map(drop)
     }
 
     /// The pictures of a session in the order of their names' bytes, each with its objects in the order of their ids.
@@ -182,7 +225,7 @@ impl Db {
         ];
         let what = "look up the pictures of a session";
         let names = texts(what, [arm, session])?;
-        let rows = self.engine.run(what, &[Statement::query(IMAGES, names.to_vec(), COLUMNS)])?;
+        let rows = self.run(what, &[Statement::query(IMAGES, names.to_vec(), COLUMNS)])?;
         let mut images: Vec<ImageRow> = Vec::new();
         for row in rows {
             let mut fields = Fields::new(what, row);
@@ -207,7 +250,7 @@ impl Db {
         const COLUMNS: &[Kind] = &[Kind::Text, Kind::Text, Kind::Int, Kind::Int, Kind::Int];
         let what = "list the sessions";
         let values = vec![Value::Int(limit.into())];
-        let rows = self.engine.run(what, &[Statement::query(SESSIONS, values, COLUMNS)])?;
+        let rows = self.run(what, &[Statement::query(SESSIONS, values, COLUMNS)])?;
         let session = |row: Row| {
             let mut fields = Fields::new(what, row);
             let (arm, session, updated_ms) = (fields.text()?, fields.text()?, fields.int()?);
@@ -224,7 +267,7 @@ impl Db {
         let what = "store the answer of a session";
         let [arm, session, json] = texts(what, [arm, session, json])?;
         let values = vec![arm, session, Value::Int(now_ms()), json];
-        self.engine.run(what, &[Statement::change(SAVE, values)]).map(drop)
+        self.run(what, &[Statement::change(SAVE, values)]).map(drop)
     }
 
     /// What was last computed for a session.
@@ -234,7 +277,7 @@ impl Db {
     pub fn answer(&mut self, arm: &str, session: &str) -> Result<Option<String>, Error> {
         let what = "look up the answer of a session";
         let names = texts(what, [arm, session])?;
-        let rows = self.engine.run(what, &[Statement::query(ANSWER, names.to_vec(), &[Kind::Text])])?;
+        let rows = self.run(what, &[Statement::query(ANSWER, names.to_vec(), &[Kind::Text])])?;
         match rows.into_iter().next() {
             Some(row) => Fields::new(what, row).text_or_null(),
             None => Ok(None),
@@ -249,7 +292,22 @@ impl Db {
         let what = "take an old session away";
         let names = texts(what, [arm, session])?;
         let statements = GONE.map(|sql| Statement::change(sql, names.to_vec()));
-        self.engine.run(what, &statements).map(drop)
+        self.run(what, &statements).map(drop)
+    }
+
+    /// Runs the statements once the tables are there.
+    fn run(&mut self, what: &'static str, statements: &[Statement<'_>]) -> Result<Vec<Row>, Error> {
+        self.prepare()?;
+        self.engine.run(what, statements)
+    }
+
+    fn prepare(&mut self) -> Result<(), Error> {
+        if !self.ready {
+            // Twice, because another process may be at the same: then our changes fail, and its are there.
+            self.migrate().or_else(|error| if error.is_refusal() { self.migrate() } else { Err(error) })?;
+            self.ready = true;
+        }
+        Ok(())
     }
 
     fn migrate(&mut self) -> Result<(), Error> {
