@@ -6,11 +6,12 @@ SOCKET may also be "-", the raw frames to standard output, or "cv:PIPELINE", Ope
 The code is two rows of 32 blocks at the top of the picture: 32 bits of the frame's number, 32 bits of CLOCK_MONOTONIC in
 units of 100 us. "plain": the size and rate are left for the daemon to find out. "bare": each frame is also copied into
 memory of its own, once before and once after put() in turn, so that what put() costs has something beside it.
-At the end, one line of JSON (on standard error where standard output has the frames).
+At the end, or when interrupted (SIGINT), one line of JSON (on standard error where standard output has the frames).
 """
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -95,8 +96,9 @@ def main():
     base = numpy.linspace(30, 200, width, dtype=numpy.uint8)[None, :, None].repeat(height, 0).repeat(3, 2).copy()
     private = numpy.ones_like(base) if sys.argv[7:] == ["bare"] else None
     begun, all_cpu, own_cpu, put_cpu = time.monotonic(), time.process_time(), time.thread_time(), 0
-    number, costs, bare = 0, [], []
-    while time.monotonic() - begun < seconds:
+    number, costs, bare, interrupted = 0, [], [], []
+    signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
+    while time.monotonic() - begun < seconds and not interrupted:
         frame = base.copy()
         x = number * 4 % max(1, width - 40)
         frame[height // 2:height // 2 + 40, x:x + 40] = (40, 40, 230)

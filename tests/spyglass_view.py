@@ -3,10 +3,11 @@
     spyglass_view.py ffmpeg|gst tcp|udp URL SECONDS
     spyglass_view.py gst rtp PORT SECONDS              (bare RTP over UDP)
 
-At the end, one line of JSON: pictures, size, order, delays from the application's clock to here in ms, and the time from
+SECONDS count from the first picture; without one it ends 20 s later. At the end, one line of JSON: pictures, size, order, delays from the application's clock to here in ms, and the time from
 the start of the player to its first picture.
 """
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -45,9 +46,13 @@ def player(kind, transport, url):
 def main():
     kind, transport, url, seconds = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
     begun = time.monotonic()
-    process = subprocess.Popen(player(kind, transport, url), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # The player ends with this program, however that is ended: 1 is PR_SET_PDEATHSIG, 9 is KILL.
+    process = subprocess.Popen(
+        player(kind, transport, url), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(1, 9))
     # Reading ends with the player, also when no more pictures come.
-    threading.Timer(seconds, process.kill).start()
+    end = threading.Timer(seconds + 20, process.kill)
+    end.start()
     pictures, first, size = [], None, None
     try:
         while process.stdout.readline() == b"P5\n":
@@ -65,12 +70,18 @@ def main():
             if len(data) < size[0] * size[1]:
                 break
             now = time.monotonic()
-            first = first or now
+            if first is None:
+                # How long a player takes to start on a busy machine is not how long it plays.
+                first = now
+                end.cancel()
+                end = threading.Timer(seconds, process.kill)
+                end.start()
             picture = numpy.frombuffer(data, numpy.uint8).reshape(size[1], size[0])
             number, ticks = numbers(picture)
             delay = ((int(now * 10000) - ticks) & 0xffffffff) / 10
             pictures.append((number, delay, now))
     finally:
+        end.cancel()
         process.kill()
         error = process.stderr.read().decode("utf-8", "replace")[-500:]
         process.wait()

@@ -52,7 +52,7 @@ impl Spyglass {
         Process::start("application", &mut app(&self.socket().to_string_lossy(), name, size, fps, seconds))
     }
 
-    /// A viewer that plays for so many seconds.
+    /// See [`viewer`].
     pub fn viewer(&self, player: &str, transport: &str, url: &str, seconds: u32) -> Process {
         viewer(player, transport, url, seconds)
     }
@@ -68,7 +68,7 @@ impl Spyglass {
     pub fn wait_state(&self, name: &str, state: &str) {
         wait_for(
             &format!("{name} to be {state}, not {}", self.stream(name)),
-            Duration::from_secs(20),
+            Duration::from_secs(60),
             || (self.stream(name)["state"] == state).then_some(()),
         );
     }
@@ -83,7 +83,7 @@ pub fn app(to: &str, name: &str, size: (u32, u32), fps: u32, seconds: u32) -> Co
     command
 }
 
-/// A viewer that plays for so many seconds.
+/// A viewer that plays for so many seconds from its first picture on; without one it ends 20 s later.
 pub fn viewer(player: &str, transport: &str, url: &str, seconds: u32) -> Process {
     let mut command = Command::new(python().unwrap());
     command.arg(root().join("tests/spyglass_view.py"));

