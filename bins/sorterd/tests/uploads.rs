@@ -311,12 +311,18 @@ fn kill_9_loses_nothing_that_was_safe() {
             .spawn()
             .unwrap();
         let out = std::io::BufReader::new(child.stdout.take().unwrap());
+        let (first, begun) = std::sync::mpsc::channel();
         let reader = std::thread::spawn(move || {
             let lines = out.lines().map_while(Result::ok);
-            // A line that was cut by the kill says nothing.
-            lines.filter_map(|l| l.strip_prefix("safe ")?.parse::<u64>().ok()).collect::<Vec<u64>>()
+            let safe = lines.filter_map(|line| line.strip_prefix("safe ")?.parse::<u64>().ok());
+            let tell = |n: &u64| {
+                // Who waits for the first one has it by then.
+                let _ = first.send(*n);
+            };
+            safe.inspect(tell).collect::<Vec<u64>>()
         });
-        std::thread::sleep(Duration::from_millis(fastrand::u64(80..500)));
+        begun.recv_timeout(LONG).unwrap();
+        std::thread::sleep(Duration::from_millis(fastrand::u64(5..300)));
         child.kill().unwrap();
         child.wait().unwrap();
         let mut numbers = reader.join().unwrap();
