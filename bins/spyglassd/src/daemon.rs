@@ -80,6 +80,8 @@ impl<'a> Daemon<'a> {
         signals: &'a mut Signals,
         notifier: &'a mut Notifier,
     ) -> Result<Self, Failure> {
+        // Before anything else of GStreamer is called: a frame may come although there is neither RTSP nor a source.
+        crate::pipeline::init().map_err(Failure::os)?;
         let poll = Poll::new().map_err(Failure::os)?;
         let registry = poll.registry();
         registry.register(signals, SIGNALS, Interest::READABLE).map_err(Failure::os)?;
@@ -110,11 +112,13 @@ impl<'a> Daemon<'a> {
             let mut made = daemon.make(stream);
             if made.config.source.is_some() {
                 made.core.set(State::Waiting, "nobody watches; the source is closed", unix_ms());
-                daemon.outputs.announce(&made.config.name, true);
             }
             daemon.streams.push(made);
         }
         daemon.name_streams();
+        for stream in daemon.streams.iter().filter(|s| s.config.source.is_some()) {
+            daemon.outputs.announce(&stream.config.name, true);
+        }
         let watchdog = daemon.notifier.watchdog_interval();
         daemon.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
         daemon.timers.set(Timer::Tick, now + TICK);

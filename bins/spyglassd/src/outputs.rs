@@ -84,7 +84,7 @@ impl Outputs {
         if let Some(rtsp) = &mut self.rtsp {
             if open { rtsp.mount(name) } else { rtsp.unmount(name) }
         }
-        let _ = (name, open);
+        self.web.set_open(name, open);
     }
 
     /// Who needs this stream now.
@@ -200,7 +200,6 @@ impl Outputs {
 #[cfg(feature = "rtsp")]
 fn rtsp(config: &Config, mail: &Sender) -> Result<Option<crate::rtsp::Server>, Failure> {
     let Some(listen) = config.rtsp else { return Ok(None) };
-    crate::pipeline::init().map_err(Failure::os)?;
     let raw = &config.raw.rtsp;
     let wake = mail.clone();
     let config = crate::rtsp::RtspConfig {

@@ -211,7 +211,8 @@ fn unit(sample: &gst::Sample, stamps: &Stamps) -> Option<(Unit, u64)> {
     let unit = Unit {
         pts_ns,
         wall_ms: stamp.map_or_else(edge::clock::unix_ms, |s| s.wall_ms),
-        key: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT),
+        // h264parse also takes the I picture of a scene cut for a key frame; a decoder can't begin there.
+        key: !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) && crate::h264::is_idr(&map),
         data: Arc::from(map.as_slice()),
     };
     Some((unit, took))

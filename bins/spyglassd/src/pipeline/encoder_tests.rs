@@ -59,6 +59,21 @@ fn nals(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_scene_cut_is_no_key_frame() {
+    crate::pipeline::init().unwrap();
+    let shape = shape(VideoFormat::Gray8, (160, 120));
+    let (mut encoder, rx) = encoder(shape, 32);
+    let mut intra = 0;
+    for n in 0..30u64 {
+        assert!(encoder.push(noise(160 * 120, n), shape, stamp(n * 40_000_000)).unwrap());
+        let unit = next(&rx);
+        assert_eq!(unit.key, nals(&unit.data).contains(&5), "frame {n}");
+        intra += usize::from(unit.key);
+    }
+    assert!((1..30).contains(&intra), "{intra}");
+}
+
+#[test]
 fn times_pass_through_and_key_frames_come_when_asked() {
     init_gst();
     let shape = shape(VideoFormat::Bgr, (320, 180));

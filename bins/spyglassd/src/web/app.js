@@ -15,6 +15,7 @@ async function streams() {
 }
 
 function describe(stream) {
+  if (!stream.live && !stream.open) return 'no application is connected';
   if (!stream.live) return stream.viewers ? 'waiting for frames' : 'nobody watches';
   return `${stream.width}×${stream.height}, ${stream.fps} frames/s, ${stream.viewers} watching`;
 }
@@ -206,7 +207,8 @@ async function tell(name, player) {
         byId('drops').textContent = `${stream.skips} on the way, ${lost} here`;
         byId('viewers').textContent = stream.viewers;
         byId('size').textContent = stream.width ? `${stream.width}×${stream.height}` : '–';
-        if (player.buffer && !player.error) byId('state').textContent = stream.live ? 'Live.' : 'Waiting for frames.';
+        if (stream.live && player.buffer && !player.error) byId('state').textContent = 'Live.';
+        if (!stream.live) byId('state').textContent = stream.open ? 'Waiting for frames.' : 'No application is connected.';
       }
     } catch (error) {
       byId('state').textContent = 'Not connected: ' + error.message;

@@ -92,6 +92,13 @@ impl Web {
         }
     }
 
+    /// Frames of this stream may come from now on, or can't.
+    pub fn set_open(&mut self, name: &str, open: bool) {
+        if let Some(stream) = self.pages.streams.get_mut(name) {
+            stream.open = open;
+        }
+    }
+
     /// Whether an event with this token is for [`Web::ready`].
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {

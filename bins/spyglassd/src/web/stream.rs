@@ -31,6 +31,8 @@ pub struct Stream {
     pub jpeg_viewers: BTreeSet<Token>,
     /// Those who wait for `/<name>.jpg`, and until when.
     pub jpeg_waiting: Vec<(Token, Instant)>,
+    /// Frames may come: an application is connected, or it has a source.
+    pub open: bool,
     /// A viewer needs a key frame.
     pub joined: bool,
     /// The last picture, and when it was pushed.
@@ -100,6 +102,7 @@ impl Stream {
         json!({
             "name": name,
             "live": live,
+            "open": self.open,
             "fps": if live { (self.fps * 10.0).round() / 10.0 } else { 0.0 },
             "delay-ms": self.delay_ms,
             "skips": self.skips,

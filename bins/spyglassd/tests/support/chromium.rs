@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
@@ -90,6 +90,37 @@ impl Browser {
         let result = self.call("Runtime.evaluate", params);
         assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
         result["result"]["value"].clone()
+    }
+
+    /// Waits until `expression` is true; says what the page shows if it never is.
+    pub fn wait(&mut self, expression: &str) {
+        let end = Instant::now() + Duration::from_secs(40);
+        while self.value(expression) != true {
+            let text = self.value("document.body ? document.body.innerText : ''");
+            assert!(Instant::now() < end, "{expression} stays untrue; the page shows: {text}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the player's video plays and its time goes on; whether the picture is another one then.
+    pub fn watch(&mut self) -> bool {
+        const VIDEO: &str = "document.getElementById('video')";
+        self.wait(&format!("!!{VIDEO} && {VIDEO}.readyState > 2"));
+        let pixels = format!(
+            "(() => {{ const canvas = document.createElement('canvas'); canvas.width = 64; canvas.height = 36; \
+             const context = canvas.getContext('2d'); context.drawImage({VIDEO}, 0, 0, 64, 36); \
+             return Array.from(context.getImageData(0, 0, 64, 36).data).join(); }})()"
+        );
+        let (before, first) = (self.value(&format!("{VIDEO}.currentTime")), self.value(&pixels));
+        self.wait(&format!("{VIDEO}.currentTime - {before} >= 1.5"));
+        self.value(&pixels) != first
+    }
+
+    /// The page as `dark` or light systems see it.
+    pub fn colours(&mut self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let feature = json!({ "name": "prefers-color-scheme", "value": value });
+        self.call("Emulation.setEmulatedMedia", json!({ "features": [feature] }));
     }
 
     /// What the page looks like (PNG).
