@@ -1,7 +1,7 @@
 //! The peer of `sorterd` in measurements: a bare loop over the same detector and vectorizer with nothing around them.
 //!
-//! `bare_loop ROUNDS SECONDS [MODEL BATCH] -- FILE.jpg ...` decodes and searches each file ROUNDS times, then makes vectors of the
-//! items for SECONDS (with the ONNX model, if one is named), and prints one line of JSON.
+//! `bare_loop ROUNDS SECONDS [MODEL BATCH] -- FILE.jpg ...` decodes and searches each file ROUNDS times, then makes
+//! vectors of the items for SECONDS (with the ONNX model, if one is named), and prints one line of JSON.
 #![forbid(unsafe_code)]
 
 use std::error::Error;

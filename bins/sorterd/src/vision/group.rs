@@ -36,8 +36,8 @@ pub enum Error {
     },
 }
 
-/// The group of each vector, below `k`, numbered in the order in which they first occur. As many groups as vectors or more: each
-/// has its own. Some groups stay empty where there are fewer different vectors than groups.
+/// The group of each vector, below `k`, numbered in the order in which they first occur. As many groups as vectors or
+/// more: each has its own. Some groups stay empty where there are fewer different vectors than groups.
 ///
 /// # Errors
 /// [`Error`]: no group, vectors of different lengths or with values that are no numbers.

@@ -1,7 +1,7 @@
 //! What is seen on pictures: detection, looks, groups, panoramas.
 //!
-//! Everything here blocks and runs on worker threads: a [`Detector`] and a [`Vectorizer`] belong to one thread at a time,
-//! pictures may be handed on. Never: knows of sessions, sockets or files other than the models.
+//! Everything here blocks and runs on worker threads: a [`Detector`] and a [`Vectorizer`] belong to one thread at a
+//! time, pictures may be handed on. Never: knows of sessions, sockets or files other than the models.
 
 pub(crate) mod blob;
 pub mod detect;

@@ -1,7 +1,7 @@
 //! A picture: decoded from an arm's JPEG, cut, encoded again.
 //!
-//! Invariant: 8-bit BGR, at least 1 x 1, contiguous, its pixels shared with no other picture. Its size is checked before
-//! anything of that size is allocated. Never: scales.
+//! Invariant: 8-bit BGR, at least 1 x 1, contiguous, its pixels shared with no other picture. Its size is checked
+//! before anything of that size is allocated. Never: scales.
 
 use opencv::core::{CV_8UC1, CV_8UC3, Mat, Rect, Scalar};
 use opencv::imgproc;

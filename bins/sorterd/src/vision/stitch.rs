@@ -1,7 +1,7 @@
 //! A panorama of a session's pictures: OpenCV's Stitcher in SCANS mode (affine, a camera over a table).
 //!
-//! Invariant: the result has no more pixels than configured, and nothing larger is made on the way: its size is computed
-//! from the estimated transforms first. Owns: nothing. Never: keeps pictures.
+//! Invariant: the result has no more pixels than configured, and nothing larger is made on the way: its size is
+//! computed from the estimated transforms first. Owns: nothing. Never: keeps pictures.
 
 use opencv::core::{self, CV_32F, Mat, Rect, Size, Vector};
 use opencv::imgproc;
@@ -18,7 +18,8 @@ pub struct StitchConfig {
     pub pixels_max: u64,
     /// Most pictures of one panorama.
     pub pictures_max: usize,
-    /// How sure it must be that two pictures overlap, 0 to 3 (the Stitcher's `panoConfidenceThresh`, which it sets to 1).
+    /// How sure it must be that two pictures overlap, 0 to 3 (the Stitcher's `panoConfidenceThresh`, which it sets to
+    /// 1).
     pub confidence_min: f64,
 }
 

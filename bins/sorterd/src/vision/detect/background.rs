@@ -1,8 +1,8 @@
-//! The background of a picture as a smooth surface: per channel a polynomial of degree 2 in x and y, fitted so that what
-//! lies on it does not count.
+//! The background of a picture as a smooth surface: per channel a polynomial of degree 2 in x and y, fitted so that
+//! what lies on it does not count.
 //!
-//! Light falls off from a lamp or a window smoothly, objects begin at an edge: the surface follows the first and not the
-//! second. Owns: the fit. Never: needs an empty picture. Fails when more than about half of the picture is not
+//! Light falls off from a lamp or a window smoothly, objects begin at an edge: the surface follows the first and not
+//! the second. Owns: the fit. Never: needs an empty picture. Fails when more than about half of the picture is not
 //! background; then the largest part of one colour is taken for it.
 
 /// Values of the polynomial at (x, y), each from -1 to 1 over the picture: 1, x, y, x², xy, y².

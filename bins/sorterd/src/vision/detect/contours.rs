@@ -1,5 +1,5 @@
-//! Detection without a model: what differs from a smooth background, and is large enough, is an object; a large one that
-//! fills its rectangle is a container.
+//! Detection without a model: what differs from a smooth background, and is large enough, is an object; a large one
+//! that fills its rectangle is a container.
 //!
 //! 1. The picture is shrunk to `detect_width`, made Lab and freed of single noisy pixels by a median.
 //! 2. The background is fitted as a smooth surface ([`Surface`]), so that uneven light is none of the objects.

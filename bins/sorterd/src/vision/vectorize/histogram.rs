@@ -4,9 +4,9 @@
 //! 2. Colours: per channel of Lab the cumulative histogram of the object's pixels, smoothed. Cumulative, because then
 //!    the distance of two vectors grows with the distance of two colours; in a plain histogram two reds in different
 //!    bins are as far apart as red and blue. Lightness counts less: light varies over the table.
-//! 3. Shape: the logarithms of the first three Hu moments, and three ratios: of the outline's area to that of the smallest rectangle
-//!    around it and of its convex hull, and of that rectangle's sides. Hu's moments alone hardly tell a square from a
-//!    disc. All are free of position, angle and size.
+//! 3. Shape: the logarithms of the first three Hu moments, and three ratios: of the outline's area to that of the
+//!    smallest rectangle around it and of its convex hull, and of that rectangle's sides. Hu's moments alone hardly
+//!    tell a square from a disc. All are free of position, angle and size.
 //!
 //! Weights make a disc as far from a square as red from orange. Owns: nothing.
 
@@ -89,8 +89,8 @@ fn mask(lab: &Mat) -> opencv::Result<Mat> {
     let background = corners(pixels, width, height);
     let far = |p: &[u8; 3]| {
         let [l, a, b] = std::array::from_fn(|c| f32::from(p[c]) - background[c]);
-        // Halved, so that the strongest contrast still fits; lightness less, because of shadows.
-        (0.5 * (0.25 * l * l + a * a + b * b).sqrt() * 2.0).min(255.0) as u8
+        // Lightness counts less, because of shadows.
+        (0.25 * l * l + a * a + b * b).sqrt().min(255.0) as u8
     };
     let far: Vec<u8> = pixels.iter().map(far).collect();
     let far = Mat::new_rows_cols_with_data(lab.rows(), lab.cols(), &far)?;

@@ -1,7 +1,7 @@
 //! What an object looks like, as a vector of numbers: the choice between the vectorizers.
 //!
-//! Invariant: vectors of one vectorizer have one length; alike objects are near each other (Euclid). Never: knows what an object
-//! is.
+//! Invariant: vectors of one vectorizer have one length; alike objects are near each other (Euclid). Never: knows what
+//! an object is.
 
 pub mod histogram;
 pub mod onnx;
