@@ -15,7 +15,9 @@ clean() {
     rm -rf "$DIR"
 }
 trap clean EXIT
-trap 'exit 130' INT TERM
+# Ctrl-C is how it is meant to end.
+trap 'exit 0' INT
+trap 'exit 143' TERM
 
 cat >"$DIR/spyglassd.toml" <<TOML
 ctl-socket = "$DIR/ctl.sock"
@@ -32,7 +34,11 @@ PIDS=$!
 n=0
 until [ -S "$DIR/frames.sock" ]; do
     n=$((n + 1))
-    if [ $n -ge 100 ] || ! kill -0 "$PIDS" 2>/dev/null; then cat "$DIR/log" >&2; exit 1; fi
+    if [ $n -ge 100 ] || ! kill -0 "$PIDS" 2>/dev/null; then
+        sed 's/^<[0-9]>//' "$DIR/log" >&2
+        echo "If a port is taken: PORT=8654 WEB_PORT=8655 make demo-spyglass" >&2
+        exit 1
+    fi
     sleep 0.1
 done
 "$BIN/examples/produce" "$DIR/frames.sock" pattern "$((${SECONDS_MAX:-600} * 30))" &

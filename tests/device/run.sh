@@ -4,12 +4,14 @@
 #   VM=path/to/vm IMG=path/to/device.img tests/device/run.sh system
 #   VM=… IMG=… tests/device/run.sh sideload
 #   VM=… IMG=… tests/device/run.sh ota
+#   VM=… IMG=… tests/device/run.sh spyglass
 #   VM=… IMG=… tests/device/run.sh powercut mqfwd|s3put|sideload|ota [options of `vm powercut`, such as -n 6 --seed 3 --hostile]
 #
 # VM is a tool with the verbs `run IMG SCRIPT DIR` (a throw-away boot with DIR at /mnt/host, and DIR/out, written through,
 # at /mnt/out) and `powercut IMG SCRIPT DIR` (boot, cut, boot again). IMG is a Debian image with mosquitto, mosquitto-clients,
-# curl, python3-minimal, v4l-utils and the run-time packages of the daemons. DEVICE_DIR is the folder shared with the guest
-# (default: a new one in TMPDIR, kept). PICTURE is an image file with a face, for `system`. Needs release binaries (make build).
+# curl, python3-minimal (python3 for `spyglass`), v4l-utils and the run-time packages of the daemons. DEVICE_DIR is the folder
+# shared with the guest (default: a new one in TMPDIR, kept). PICTURE is an image file with a face, for `system`. Needs release
+# binaries (make build).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${VM:?the tool for virtual devices}" "${IMG:?the image of the device}"
@@ -24,6 +26,8 @@ if [ "$verb" = sideload ] || [ "$verb ${1-}" = "powercut sideload" ]; then
     BINS="sideloadd sideload" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
 elif [ "$verb" = ota ] || [ "$verb ${1-}" = "powercut ota" ]; then
     BINS="otad depotd" DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
+elif [ "$verb" = spyglass ]; then
+    BINS=spyglassd DESTDIR="$ROOT" PREFIX=/usr etc/install.sh install
 else
     make --no-print-directory install DESTDIR="$ROOT" PREFIX=/usr
 fi
@@ -45,6 +49,9 @@ sideload)
 ota)
     "$VM" run -t 900 "$IMG" tests/device/ota.sh "$DIR"
     ;;
+spyglass)
+    "$VM" run -t 600 "$IMG" tests/device/spyglass.sh "$DIR"
+    ;;
 powercut)
     daemon=${1:?mqfwd, s3put, sideload or ota}
     shift
@@ -62,7 +69,7 @@ powercut)
     "$VM" powercut -t 240 --arm --min 0.5 --max 8 -e DAEMON="$daemon" "$@" "$IMG" tests/device/powercut.sh "$DIR"
     ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,14s/^# \{0,1\}//p' "$0"
     exit 64
     ;;
 esac
