@@ -106,6 +106,30 @@ pub fn wait_for_a_turn() -> io::Result<()> {
     }
 }
 
+/// At most `arenas` pools of memory for all threads together (`M_ARENA_MAX`), where the C library is glibc; else nothing.
+///
+/// It gives each new thread another pool, up to eight a CPU, and what was freed in one serves no other. A process whose
+/// threads come and go grows by that for as long as it runs. Call it before any thread is started.
+pub fn share_memory_pools(arenas: i32) {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes integers only. Refused is as good as not asked.
+        let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas;
+}
+
+/// Gives freed memory back to the system, where the C library is glibc; else nothing. It takes some milliseconds: for
+/// after something large is gone.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes an integer only, and locks what it works on.
+        let _ = unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Seconds that local time is ahead of UTC at a Unix time (`localtime_r(3)`, which reads `TZ` and `/etc/localtime`).
 /// 0 where the C library can't say.
 #[must_use]

@@ -45,6 +45,8 @@ impl cli::Daemon for Spyglassd {
             // Under systemd the unit says it; the sandbox then forbids that a service changes it.
             log::debug!("scheduling as batch is not possible: {error}");
         }
+        // GStreamer starts and ends threads with every viewer and every encoder.
+        edge::sys::share_memory_pools(2);
         cli::keep_gst_registry(&config.raw.cache_dir);
         let mut signals = Signals::new().map_err(Failure::os)?;
         let mut notifier = Notifier::from_env();

@@ -237,13 +237,17 @@ impl Stream {
     }
 
     fn close_pipelines(&mut self) {
-        self.encoder = None;
+        let encoded = self.encoder.take().is_some();
         self.still = None;
         self.blurring = None;
         self.blurred = None;
         if self.source.take().is_some() {
             self.core.end("", unix_ms());
             self.core.set(State::Waiting, "nobody watches; the source is closed", unix_ms());
+        }
+        if encoded {
+            // An encoder's pictures are most of what this process ever holds.
+            edge::sys::give_back_memory();
         }
     }
 
