@@ -35,7 +35,7 @@ pub struct Kept {
 }
 
 /// For the threads that compute.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Work {
     /// Keep the picture and find what is on it.
     See(Kept),
@@ -46,7 +46,7 @@ pub enum Work {
 }
 
 /// For the thread of the database.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
     Replace { session: Session, image: ImageName, size: (u32, u32), found: Vec<Found> },
     Shots { session: Session },
@@ -75,7 +75,7 @@ impl Stitch {
 }
 
 /// What the shell is to do.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Work(Id, Work),
     Ask(Id, Ask),
