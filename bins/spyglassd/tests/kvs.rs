@@ -192,8 +192,9 @@ fn credentials_in_a_file_are_followed_before_they_end() {
         let end = edge::clock::rfc3339_ms(edge::clock::unix_ms() + seconds * 1000);
         std::fs::write(&path, format!("CREDENTIALS {id} {end} {SECRET} T0KEN\n")).unwrap();
     };
-    write(KEY_ID, 124);
     let units = video(&rig, 32);
+    // New ones are looked for after six seconds, while the frames of eight are played.
+    write(KEY_ID, 128);
     let mut config = self::config(&rig, &format!("credentials-file = {path:?}"));
     config.policy.renew = Duration::from_secs(122);
     let sink = kvs::start(config, "gate").unwrap();
