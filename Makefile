@@ -20,7 +20,7 @@ UNITS    = $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SCRIPTS  = $(wildcard etc/*.sh tests/*.sh tests/bench/*.sh tests/device/*.sh) .ci/run
 
 .DELETE_ON_ERROR:
-.PHONY: help deps build demo demo-ota demo-spyglass test check bench fuzz models install uninstall
+.PHONY: help deps build demo demo-ota demo-spyglass demo-sorter test check bench fuzz models install uninstall
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +48,12 @@ demo-spyglass: ## a moving test pattern, with the addresses of its page and its 
 	$(CARGO) build --release -p spyglassd --bin spyglassd --example produce
 	@EDGE_BIN_DIR=target/release exec tests/demo-spyglass.sh
 
+demo-sorter: ## a sorting arm that sees drawn scenes: what it is told to do beside what is right, and the page
+	@BINS=sorterd etc/deps.sh build demo
+	@CI=1 etc/tools.sh arm
+	$(CARGO) build --release -p sorterd --bin sorterd
+	@EDGE_BIN_DIR=target/release exec tests/demo-sorter.sh
+
 demo-ota: ## an update: published, polled, switched to; then a broken one, rolled back by itself
 	@BINS="otad depotd" etc/deps.sh build
 	$(CARGO) build --release -p otad -p depotd
@@ -55,7 +61,7 @@ demo-ota: ## an update: published, polled, switched to; then a broken one, rolle
 
 test: ## unit, simulation and end-to-end tests; installs what they need
 	@etc/deps.sh build test demo
-	@etc/tools.sh s3s moto
+	@etc/tools.sh s3s moto arm
 	@tests/run.sh
 
 check: ## formatting, lints, licences and advisories, units, shell scripts, house style
@@ -71,7 +77,7 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 
 bench: ## a table of measurements beside those of other tools, taken in the same run
 	@etc/deps.sh build test bench
-	@CI=1 etc/tools.sh s3s
+	@CI=1 etc/tools.sh s3s arm
 	@etc/tools.sh watchexec
 	$(CARGO) build --release -p faced -p mqfwd -p s3put -p sideload -p sideloadd -p otad -p depotd -p spyglassd -p sorterd -p e2e --bins --examples
 	@EDGE_BIN_DIR=target/release exec target/release/bench

@@ -91,6 +91,16 @@ const MISTAKES: &[Mistake] = &[
         &["cert-file", "No such file", "sideload keys"],
     ),
     mistake("sideloadd", 2, "[limits]\nkeep-commits = 0\n", &["keep-commits", "expected"]),
+    mistake("sorterd", 1, "listen = \"6000\"\n", &["listen", "127.0.0.1:6000"]),
+    mistake("sorterd", 1, "state-dir = \"here\"\n", &["state-dir", "absolute"]),
+    mistake("sorterd", 2, "[limits]\nworker = 2\n", &["worker", "workers"]),
+    mistake("sorterd", 2, "[limits]\nworkers = 0\n", &["workers", "1"]),
+    mistake("sorterd", 2, "[limits]\nmessage-bytes-max = \"1 KiB\"\n", &["message-bytes-max", "64 KiB"]),
+    mistake("sorterd", 2, "[detector]\nkind = \"magic\"\n", &["kind", "contours", "onnx"]),
+    mistake("sorterd", 2, "[detector]\nthreshold = 1.5\n", &["threshold"]),
+    mistake("sorterd", 2, "[vectorizer]\nkind = \"magic\"\n", &["kind", "histogram", "onnx"]),
+    mistake("sorterd", 2, "[panel]\nhost = \"a panel\"\n", &["host", "panel:8000"]),
+    mistake("sorterd", 2, "[upload]\nmode = \"staging\"\n", &["mode", "aws-dev", "production"]),
 ];
 
 fn check(scratch: &Scratch, n: usize, mistake: &Mistake, arguments: &[&str]) -> Output {
@@ -134,7 +144,7 @@ fn starting_with_a_mistake_ends_with_78() {
 #[test]
 fn unreadable_files() {
     let scratch = Scratch::new("tomlio");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
         let daemon = Daemon::new(&scratch, name, &format!("{name}-none"), "");
         std::fs::remove_file(&daemon.config).unwrap();
         let output = daemon.command(&["--check"]).output().unwrap();
@@ -151,7 +161,7 @@ fn unreadable_files() {
 #[test]
 fn options() {
     let scratch = Scratch::new("options");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
         let daemon = Daemon::new(&scratch, name, name, "");
         let output = daemon.command(&["--frobnicate"]).output().unwrap();
         assert_eq!(output.status.code(), Some(EX_USAGE));
@@ -167,7 +177,7 @@ fn options() {
 #[test]
 fn shipped_defaults_are_good() {
     let scratch = Scratch::new("shipped");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
         let shipped = e2e::env::root().join(format!("etc/{name}.toml"));
         // Folders that only exist once installed are the test's own.
         let text = std::fs::read_to_string(&shipped).unwrap_or_else(|e| panic!("{}: {e}", shipped.display()));

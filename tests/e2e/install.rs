@@ -7,7 +7,7 @@ use e2e::env::{self, root};
 use e2e::scratch::{self, Scratch};
 use e2e::{need, skip};
 
-const DAEMONS: [&str; 7] = ["faced", "mqfwd", "s3put", "sideloadd", "otad", "depotd", "spyglassd"];
+const DAEMONS: [&str; 8] = ["faced", "mqfwd", "s3put", "sideloadd", "otad", "depotd", "spyglassd", "sorterd"];
 
 fn install(action: &str, dest: &Path, more: &[(&str, &str)]) -> String {
     let built =

@@ -1,6 +1,8 @@
 //! End-to-end tests: the real binaries against real brokers, S3 servers and files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../bins/spyglassd/tests/support/chromium.rs"]
+mod chromium;
 mod config;
 mod depotd_aws;
 mod depotd_crash;
@@ -28,6 +30,12 @@ mod sideload_contract;
 mod sideload_dev;
 mod sideload_sync;
 mod sideload_together;
+mod sorter_demo;
+mod sorter_hostile;
+mod sorter_page;
+mod sorter_panel;
+mod sorter_sessions;
+mod sorter_store;
 mod spyglass_encoders;
 mod spyglass_frames;
 mod spyglass_outputs;

@@ -58,6 +58,8 @@ impl WebSocket {
                     held.drain(..end + 4);
                     return Ok(WebSocket { stream, held });
                 }
+                // Refused, but kept alive for another request: there is none.
+                let _ = stream.shutdown(std::net::Shutdown::Write);
             }
             match stream.read(&mut buffer) {
                 Ok(0) => return Err(String::from_utf8_lossy(&held).into_owned()),

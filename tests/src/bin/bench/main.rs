@@ -1,6 +1,6 @@
 //! `make bench`: the daemons beside the tools they replace, measured in the same run on this machine.
 //!
-//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced spyglass sideload ota depot idle size" for a part,
+//! Environment: EDGE_BIN_DIR (release binaries), BENCH="forward store faced spyglass sideload ota depot sorter idle size" for a part,
 //! BENCH_N to scale the number of messages (1.0).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -11,6 +11,7 @@ mod forward;
 mod idle;
 mod ota;
 mod sideload;
+mod sorter;
 mod spyglass;
 mod store;
 
@@ -34,7 +35,7 @@ impl Verdict {
 
 fn main() {
     let wanted = std::env::var("BENCH")
-        .unwrap_or_else(|_| "forward store faced spyglass sideload ota depot idle size".into());
+        .unwrap_or_else(|_| "forward store faced spyglass sideload ota depot sorter idle size".into());
     let mut verdicts = Vec::new();
     for part in wanted.split_whitespace() {
         match part {
@@ -45,11 +46,12 @@ fn main() {
             "sideload" => sideload::run(&mut verdicts),
             "ota" => ota::run(&mut verdicts),
             "depot" => depot::run(&mut verdicts),
+            "sorter" => sorter::run(&mut verdicts),
             "idle" => idle::run(&mut verdicts),
             "size" => idle::sizes(&mut verdicts),
             other => {
                 panic!(
-                    "BENCH names parts out of: forward store faced spyglass sideload ota depot idle size; not {other}"
+                    "BENCH names parts out of: forward store faced spyglass sideload ota depot sorter idle size; not {other}"
                 )
             }
         }
