@@ -18,10 +18,10 @@ use peers::Peer;
 const SIZE: (u32, u32) = (1280, 720);
 const FPS: u32 = 30;
 /// How long CPU is counted, after the start has settled.
-const WATCH: Duration = Duration::from_secs(6);
+const WATCH: Duration = Duration::from_secs(4);
 const SETTLE: Duration = Duration::from_secs(2);
 /// How long delays are watched.
-const VIEW_S: u32 = 7;
+const VIEW_S: u32 = 5;
 
 /// What was seen of `spyglassd`.
 struct Ours {
@@ -96,7 +96,7 @@ fn ours() -> Ours {
     let spy = Spyglass::start(&scratch, "", "");
     std::thread::sleep(SETTLE);
     let idle = spy.daemon.usage();
-    let mut app = app(&spy.socket().to_string_lossy(), "cam", SIZE, FPS, 22);
+    let mut app = app(&spy.socket().to_string_lossy(), "cam", SIZE, FPS, 18);
     let app = Process::start("application", app.arg("bare"));
     spy.wait_state("cam", "WAITING");
     std::thread::sleep(SETTLE);
