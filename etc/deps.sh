@@ -47,10 +47,10 @@ packages() {
         # The test suite compiles every crate, whatever BINS names.
         echo postgresql libgstrtspserver-1.0-dev mkvtoolnix chromium python3-botocore python3-numpy gstreamer1.0-tools
         wants faced && echo gstreamer1.0-tools gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly ;;
-    demo) echo mosquitto ffmpeg python3 python3-pip opencv-data unzip ;;
+    demo) echo mosquitto ffmpeg python3 python3-venv python3-pip curl opencv-data unzip ;;
     bench)
         echo mosquitto rclone awscli iproute2 strace ffmpeg
-        echo rsync openssh-client openssh-server openssl python3
+        echo rsync openssh-client openssh-server openssl python3 python3-venv
         echo nginx-light wrk curl tar ;;
     check) echo shellcheck systemd ;;
     *) die "no such purpose: $1 (build, test, demo, bench, check)" ;;
