@@ -61,7 +61,7 @@ demo-ota: ## an update: published, polled, switched to; then a broken one, rolle
 
 test: ## unit, simulation and end-to-end tests; installs what they need
 	@etc/deps.sh build test demo
-	@etc/tools.sh s3s moto arm
+	@etc/tools.sh s3s moto arm onnx
 	@tests/run.sh
 
 check: ## formatting, lints, licences and advisories, units, shell scripts, house style
