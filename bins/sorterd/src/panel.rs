@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -159,6 +159,14 @@ pub struct Counts {
 pub struct Panel {
     queue: Option<SyncSender<Line>>,
     pub counts: Arc<Counts>,
+    /// Nobody waits for what is left.
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Panel {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Panel {
@@ -167,9 +175,9 @@ impl Panel {
     /// # Errors
     /// The system has no thread.
     pub fn start(host: &str, queue_max: usize, timeout: Duration) -> std::io::Result<Self> {
-        let counts = Arc::new(Counts::default());
+        let mut panel = Self::default();
         if host.is_empty() {
-            return Ok(Self { queue: None, counts });
+            return Ok(panel);
         }
         let (queue, lines) = mpsc::sync_channel(queue_max);
         let url = if host.contains("://") {
@@ -187,9 +195,11 @@ impl Panel {
             .user_agent("sorterd")
             .build()
             .new_agent();
-        let sender = Sender { url, agent, counts: Arc::clone(&counts) };
+        let (counts, ended) = (Arc::clone(&panel.counts), Arc::clone(&panel.ended));
+        let sender = Sender { url, agent, counts, ended };
         std::thread::Builder::new().name("sorter-panel".into()).spawn(move || sender.run(&lines))?;
-        Ok(Self { queue: Some(queue), counts })
+        panel.queue = Some(queue);
+        Ok(panel)
     }
 
     /// The pipeline has passed a step.
@@ -227,6 +237,7 @@ struct Sender {
     url: String,
     agent: ureq::Agent,
     counts: Arc<Counts>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Sender {
@@ -267,6 +278,10 @@ impl Sender {
                                 "the control panel can't be reached at {}: {why}; lines wait ({held} more since)",
                                 self.url
                             );
+                        }
+                        // A reload has made another; this one may wait for a panel that is gone for good.
+                        if self.ended.load(Ordering::Relaxed) {
+                            return;
                         }
                         std::thread::sleep(backoff.next_delay(now, &mut rng));
                     }

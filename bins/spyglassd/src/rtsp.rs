@@ -266,7 +266,13 @@ impl Drop for Server {
         if let Some(source) = self.source.take().and_then(|id| self.context.find_source_by_id(&id)) {
             source.destroy();
         }
-        self.main_loop.quit();
+        // From within the loop: a quit that comes before its run is lost, and the thread would never end.
+        let ending = self.main_loop.clone();
+        let quit = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+            ending.quit();
+            glib::ControlFlow::Break
+        });
+        quit.attach(Some(&self.context));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -371,5 +377,30 @@ impl Feed {
         }
         self.waits_for_key = self.frames.push_buffer(buffer).is_err();
         !self.waits_for_key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_ends_at_once_ends() {
+        crate::pipeline::init().unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..200 {
+                let config = RtspConfig {
+                    listen: "127.0.0.1:0".parse().unwrap(),
+                    udp: false,
+                    sessions_max: 4,
+                    queue_bytes: 1 << 20,
+                    users: None,
+                };
+                drop(Server::start(config, || {}).unwrap());
+            }
+            done.send(()).unwrap();
+        });
+        ended.recv_timeout(std::time::Duration::from_secs(60)).expect("a server's thread never ended");
     }
 }
