@@ -5,15 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge::aws::credentials::{ChainConfig, IotTable, Vars};
-use edge::aws::{s3 as address, tls};
+use edge::aws::credentials::{IotTable, Vars};
 use edge::config::{self, Loaded};
 use edge::device::Device;
 use edge::mqtt::Filter;
 use edge::mqtt::endpoint::{self, Broker, Source};
 use edge::objects::dir::Dir;
+use edge::objects::place::Place;
 use edge::objects::s3::{S3, Settings};
-use edge::objects::{Policy, Store, check_key};
+use edge::objects::{Policy, Store};
 use edge::spool::{SpoolConfig, Table as SpoolTable};
 use serde::{Deserialize, Serialize};
 
@@ -292,59 +292,31 @@ fn target(loaded: &Loaded<Raw>, vars: &Vars) -> Result<(TargetConfig, String), c
             &format!("expected s3://bucket, s3://bucket/prefix or dir:/path, found {:?}", target.to),
         ));
     };
-    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let prefix = prefix.trim_end_matches('/');
-    if !prefix.is_empty() {
-        check_key(prefix).map_err(|why| wrong("to", &why))?;
-    }
-    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-    let settings = s3(loaded, vars, name)?;
-    Ok((TargetConfig::S3(Box::new(settings)), prefix))
-}
-
-fn s3(loaded: &Loaded<Raw>, vars: &Vars, name: &str) -> Result<Settings, config::Error> {
-    let target = &loaded.raw.target;
-    let wrong = |key: &str, message: &str| loaded.problem(&format!("target.{key}"), message);
-    let profile = some(&target.profile);
-    let endpoint = some(&target.endpoint);
-    let region = some(&target.region).or_else(|| vars.region(profile.as_deref()));
-    // Other S3 servers mostly take any region; Amazon's are nowhere without one.
-    let region = region.or_else(|| endpoint.is_some().then(|| "us-east-1".to_owned()));
-    let region = region.ok_or_else(|| {
-        wrong("region", "expected a region such as \"eu-west-1\" here, in AWS_REGION or in the profile")
-    })?;
-    let bucket = address::Bucket::new(name, &region, endpoint.as_deref(), target.path_style);
-    let bucket = bucket.map_err(|error| {
-        let key = match error {
-            address::Error::Name(_) => "to",
-            address::Error::Endpoint(_) => "endpoint",
-            address::Error::Region(_) => "region",
-        };
-        wrong(key, &error.to_string())
-    })?;
-    let plain = endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
-    let ca = (!target.ca_file.as_os_str().is_empty()).then(|| target.ca_file.clone());
-    let tls = if plain && ca.is_none() {
-        tls::none()
-    } else {
-        let files = tls::Files { ca, cert: None, key: None };
-        tls::load(&files).map_err(|error| wrong("ca-file", &edge::log::chain(&error)))?
+    let place = Place {
+        table: "target",
+        region: &target.region,
+        endpoint: &target.endpoint,
+        path_style: target.path_style,
+        profile: &target.profile,
+        ca_file: &target.ca_file,
+        iot: target.iot.as_ref(),
     };
-    let iot = target.iot.as_ref().map(|iot| iot.to_config(loaded, "target.iot")).transpose()?;
+    let found = place.find(loaded, rest, vars)?;
     let ms = Duration::from_millis;
     let upload = &loaded.raw.upload;
-    Ok(Settings {
+    let settings = Settings {
         user_agent: concat!("s3put/", env!("CARGO_PKG_VERSION")),
         table: "target",
-        bucket,
-        tls,
-        chain: ChainConfig { iot, profile, vars: vars.clone() },
+        bucket: found.bucket,
+        tls: found.tls,
+        chain: found.chain,
         conditional: target.conditional,
         connections: upload.workers,
         connect_timeout: ms(upload.connect_timeout_ms),
         idle_timeout: ms(upload.idle_timeout_ms),
         request_timeout: ms(upload.request_timeout_ms),
-    })
+    };
+    Ok((TargetConfig::S3(Box::new(settings)), found.prefix))
 }
 
 fn objects(loaded: &Loaded<Raw>, prefix: String, folder: bool) -> Result<Objects, config::Error> {
@@ -371,10 +343,6 @@ fn objects(loaded: &Loaded<Raw>, prefix: String, folder: bool) -> Result<Objects
         sidecar_always: sidecar == SidecarWhen::Always || (sidecar == SidecarWhen::Auto && folder),
         sidecar_overflow: sidecar != SidecarWhen::Never,
     })
-}
-
-fn some(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

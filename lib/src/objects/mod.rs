@@ -13,6 +13,7 @@
 pub mod answer;
 mod core;
 pub mod dir;
+pub mod place;
 pub mod s3;
 #[cfg(test)]
 mod script;

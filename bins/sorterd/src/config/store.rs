@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edge::aws::credentials::{ChainConfig, IotTable, Vars};
-use edge::aws::{s3 as address, tls};
+use edge::aws::credentials::{IotTable, Vars};
 use edge::config::{self, Loaded, Secret};
+use edge::objects::Policy;
+use edge::objects::place::Place;
 use edge::objects::s3::Settings;
-use edge::objects::{Policy, check_key};
 use edge::spool::{SpoolConfig, Table as SpoolTable};
 use edge::tls::{ClientTls, ClientTlsConfig, Trust};
 use serde::{Deserialize, Serialize};
@@ -286,13 +286,16 @@ impl UploadTable {
             let forms = "s3://bucket or s3://bucket/prefix";
             return Err(wrong(&format!("expected {forms} in mode {}, found {:?}", mode.name(), self.to)));
         };
-        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let prefix = prefix.trim_end_matches('/');
-        if !prefix.is_empty() {
-            check_key(prefix).map_err(|why| wrong(&why))?;
-        }
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let target = self.target(loaded, &env.aws, name)?;
+        let place = Place {
+            table: "upload",
+            region: &self.region,
+            endpoint: &self.endpoint,
+            path_style: self.path_style,
+            profile: &self.profile,
+            ca_file: &self.ca_file,
+            iot: self.iot.as_ref(),
+        };
+        let found = place.find(loaded, rest, &env.aws)?;
         let ms = Duration::from_millis;
         let policy = Policy {
             workers: self.workers,
@@ -300,7 +303,20 @@ impl UploadTable {
             retry: (ms(self.retry_min_ms), ms(self.retry_max_ms)),
             hold: (ms(self.hold_min_ms), ms(self.hold_max_ms)),
         };
-        Ok((mode, Some(UploadConfig { prefix, target, policy, spool })))
+        let target = Settings {
+            user_agent: concat!("sorterd/", env!("CARGO_PKG_VERSION")),
+            table: "upload",
+            bucket: found.bucket,
+            tls: found.tls,
+            chain: found.chain,
+            // A picture that comes again replaces the one before, as its boxes do.
+            conditional: false,
+            connections: self.workers,
+            connect_timeout: ms(self.connect_timeout_ms),
+            idle_timeout: ms(self.idle_timeout_ms),
+            request_timeout: ms(self.request_timeout_ms),
+        };
+        Ok((mode, Some(UploadConfig { prefix: found.prefix, target, policy, spool })))
     }
 
     fn mode<R>(&self, loaded: &Loaded<R>, env: &Env) -> Result<Mode, config::Error> {
@@ -328,53 +344,6 @@ impl UploadTable {
         within("idle-timeout-ms", self.idle_timeout_ms, 1, day)?;
         within("request-timeout-ms", self.request_timeout_ms, self.idle_timeout_ms, day)
     }
-
-    fn target<R>(&self, loaded: &Loaded<R>, vars: &Vars, name: &str) -> Result<Settings, config::Error> {
-        let wrong = |key: &str, message: &str| loaded.problem(&format!("upload.{key}"), message);
-        let (profile, endpoint) = (some(&self.profile), some(&self.endpoint));
-        let region = some(&self.region).or_else(|| vars.region(profile.as_deref()));
-        // Other S3 servers mostly take any region; Amazon's are nowhere without one.
-        let region = region.or_else(|| endpoint.is_some().then(|| "us-east-1".to_owned()));
-        let region = region.ok_or_else(|| {
-            wrong("region", "expected a region such as \"eu-west-1\" here, in AWS_REGION or in the profile")
-        })?;
-        let bucket = address::Bucket::new(name, &region, endpoint.as_deref(), self.path_style);
-        let bucket = bucket.map_err(|error| {
-            let key = match error {
-                address::Error::Name(_) => "to",
-                address::Error::Endpoint(_) => "endpoint",
-                address::Error::Region(_) => "region",
-            };
-            wrong(key, &error.to_string())
-        })?;
-        let plain = endpoint.as_deref().is_some_and(|e| e.starts_with("http://"));
-        let ca = (!self.ca_file.as_os_str().is_empty()).then(|| self.ca_file.clone());
-        let tls = if plain && ca.is_none() {
-            tls::none()
-        } else {
-            let files = tls::Files { ca, cert: None, key: None };
-            tls::load(&files).map_err(|error| wrong("ca-file", &edge::log::chain(&error)))?
-        };
-        let iot = self.iot.as_ref().map(|iot| iot.to_config(loaded, "upload.iot")).transpose()?;
-        let ms = Duration::from_millis;
-        Ok(Settings {
-            user_agent: concat!("sorterd/", env!("CARGO_PKG_VERSION")),
-            table: "upload",
-            bucket,
-            tls,
-            chain: ChainConfig { iot, profile, vars: vars.clone() },
-            // A picture that comes again replaces the one before, as its boxes do.
-            conditional: false,
-            connections: self.workers,
-            connect_timeout: ms(self.connect_timeout_ms),
-            idle_timeout: ms(self.idle_timeout_ms),
-            request_timeout: ms(self.request_timeout_ms),
-        })
-    }
-}
-
-fn some(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn some_path(path: &Path) -> Option<PathBuf> {
