@@ -68,7 +68,7 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 	@etc/deps.sh build test check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy -p spyglassd --features privacy --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p spyglassd -p sorterd --features spyglassd/privacy --all-targets --locked -- -D warnings
 	shellcheck $(SCRIPTS)
 	@tests/units.sh $(UNITS)
 	$(CARGO) test -q -p e2e --test style

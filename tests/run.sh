@@ -25,11 +25,16 @@ if [ $# -eq 0 ]; then
     [ ! -f tests/fuzz/Cargo.toml ] || FUZZ=yes
 fi
 # What only a build with OpenCV has is tested after everything else: its spyglassd takes the place of the usual one.
+# sorterd is named for the features of the opencv crate alone: those of the whole workspace, or it is built anew.
+privacy() {
+    "$CARGO" test --no-fail-fast -p spyglassd -p sorterd --features spyglassd/privacy "$@"
+}
 tests() {
     rc=0
     "$CARGO" test --no-fail-fast "$@" -- --show-output || rc=$?
     if [ "$*" = --workspace ]; then
-        "$CARGO" test --no-fail-fast -p spyglassd --features privacy --lib --test privacy -- --show-output || rc=$?
+        privacy --lib -- --show-output privacy:: || rc=$?
+        privacy --test privacy -- --show-output || rc=$?
     fi
     return $rc
 }

@@ -130,8 +130,8 @@ fn subscribing_at_the_ingest_port_is_refused() {
 #[test]
 fn a_port_in_use_is_explained() {
     let scratch = Scratch::new("inuse");
-    let port = net::free_port();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let taken = net::listen();
+    let port = taken.local_addr().unwrap().port();
     let mut mqfwd =
         Daemon::new(&scratch, "mqfwd", "mqfwd", &Mqfwd::new(End::Listen(port), net::free_port(), 1).toml());
     mqfwd.start();

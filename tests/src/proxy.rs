@@ -4,7 +4,7 @@
 //! with the proxy or with the connection.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -45,8 +45,8 @@ impl Proxy {
 
     /// The same for any address.
     pub fn to(target: SocketAddr) -> Proxy {
-        let port = crate::net::free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let listener = crate::net::listen();
+        let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State::default());
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -173,8 +173,8 @@ fn read_all(mut from: TcpStream, sender: &SyncSender<(Instant, Vec<u8>)>, state:
 /// A server that answers every connection with bytes of its own choosing: nonsense from `answer(n)`,
 /// n counting the connections, sent as soon as the peer has said something.
 pub fn nonsense(mut answer: impl FnMut(u64) -> Vec<u8> + Send + 'static) -> u16 {
-    let port = crate::net::free_port();
-    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let listener = crate::net::listen();
+    let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for (n, client) in listener.incoming().flatten().enumerate() {
             let bytes = answer(n as u64);
