@@ -29,6 +29,8 @@ pub mod retry;
 pub mod signal;
 pub mod source;
 pub mod spool;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod sync;
 pub mod sys;
 pub mod text;

@@ -136,16 +136,8 @@ pub enum Error {
     #[error("{0} was changed by somebody else meanwhile: look at it again, then repeat the command")]
     Changed(String),
     /// The file can't be opened.
-    #[error("cannot open the catalog {path}")]
-    Open {
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why not.
-        source: rusqlite::Error,
-    },
-    /// The file's folder can't be made or synced.
     #[error(transparent)]
-    File(#[from] edge::fs::Error),
+    Open(#[from] edge::sqlite::Error),
     /// A query failed.
     #[error("cannot {what} in the catalog {path}")]
     Sqlite {

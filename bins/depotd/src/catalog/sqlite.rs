@@ -1,6 +1,6 @@
 //! The catalog in one SQLite file, in WAL mode: the server reads while a command writes.
 //!
-//! Invariants: every commit is durable when it returns (`synchronous = FULL`); a change and what attributes select by it
+//! Invariants: every commit is durable when it returns (by `edge::sqlite`); a change and what attributes select by it
 //! are one transaction. The form of the file is its `user_version`; an older one is brought up to date when it is opened.
 
 use std::path::{Path, PathBuf};
@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use edge::release::{Sha256, Sums, Timestamp};
 use rusqlite::types::Type;
-use rusqlite::{
-    Connection, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
 use super::{Catalog, Error, Release, State, key};
 
@@ -58,24 +56,9 @@ impl Sqlite {
     /// # Errors
     /// [`Error`]: it can't be opened, or is of a newer form.
     pub fn open(path: &Path, busy: Duration) -> Result<Self, Error> {
-        let open = |source| Error::Open { path: path.to_owned(), source };
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        edge::fs::create_dir_durably(folder)?;
-        let new = !path.exists();
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(open)?;
-        connection.busy_timeout(busy).map_err(open)?;
-        // The answer is the mode that is in force: a filesystem without shared memory keeps the old one, which is slower
-        // and as safe.
-        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map_err(open)?;
-        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;").map_err(open)?;
+        let connection = edge::sqlite::open(path, busy)?;
         let mut catalog = Self { connection, path: path.to_owned() };
         catalog.migrate()?;
-        if new {
-            edge::fs::fsync_dir(folder)?;
-        }
         Ok(catalog)
     }
 

@@ -118,6 +118,60 @@ fn a_change_by_another_is_seen() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// SQLite does not wait by itself where a file that another one writes is to get a write-ahead log.
+#[test]
+fn whoever_makes_the_file_is_waited_for() {
+    let folder = scratch("wait");
+    std::fs::create_dir_all(&folder).unwrap();
+    let first = Connection::open(folder.join("catalog.db")).unwrap();
+    first.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| open(&folder));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!second.is_finished());
+        first.execute_batch("COMMIT").unwrap();
+        assert_eq!(second.join().unwrap().list(None, None).unwrap(), []);
+    });
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// In one process and in others: none is refused because another one is making the file.
+#[test]
+fn many_make_one_catalog_at_once() {
+    let folder = scratch("made");
+    for round in 0..20 {
+        let place = folder.join(round.to_string());
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let (place, barrier) = (&place, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    if n < 4 {
+                        open(place);
+                        return;
+                    }
+                    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+                    other.args(["--exact", "catalog::sqlite::tests::child_that_makes_it", "--nocapture"]);
+                    let output = other.env("DEPOT_CATALOG_AT", place).output().unwrap();
+                    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                    assert!(String::from_utf8_lossy(&output.stdout).contains("has opened it"));
+                });
+            }
+        });
+        assert_eq!(open(&place).damage().unwrap(), [""; 0]);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The child of the test above.
+#[test]
+fn child_that_makes_it() {
+    let Some(folder) = std::env::var_os("DEPOT_CATALOG_AT") else { return };
+    open(Path::new(&folder));
+    println!("has opened it");
+}
+
 #[test]
 fn two_publishers_never_get_the_same_epoch() {
     let folder = scratch("race");

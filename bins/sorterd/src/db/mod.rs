@@ -82,11 +82,8 @@ pub struct SessionRow {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be opened.
-    #[error("cannot open the database {path}")]
-    Open { path: std::path::PathBuf, source: rusqlite::Error },
-    /// The file's folder can't be made or synced.
     #[error(transparent)]
-    File(#[from] edge::fs::Error),
+    Open(#[from] edge::sqlite::Error),
     /// SQLite refused.
     #[error("cannot {what} in the database {path}")]
     Sqlite { what: &'static str, path: std::path::PathBuf, source: rusqlite::Error },

@@ -1,18 +1,15 @@
 //! The database in one SQLite file, in WAL mode.
 //!
-//! Invariants: every commit is durable when it returns (`synchronous = FULL`).
+//! Invariants: every commit is durable when it returns (by `edge::sqlite`).
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, ToSql, TransactionBehavior, params_from_iter};
 
 use super::Error;
 use super::engine::{Cell, Dialect, Engine, Kind, Row, Statement, Value};
-
-/// Between two looks at whether another process is done with the file.
-const BUSY_AGAIN: Duration = Duration::from_millis(10);
 
 /// A database.
 #[derive(Debug)]
@@ -38,39 +35,7 @@ impl Sqlite {
     /// # Errors
     /// [`Error`]: it can't be opened.
     pub fn open(path: &Path, busy: Duration) -> Result<Self, Error> {
-        let open = |source| Error::Open { path: path.to_owned(), source };
-        let folder = path.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        edge::fs::create_dir_durably(folder)?;
-        let new = !path.exists();
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(open)?;
-        connection.busy_timeout(busy).map_err(open)?;
-        write_ahead(&connection, busy).map_err(open)?;
-        connection.execute_batch("PRAGMA synchronous = FULL").map_err(open)?;
-        if new {
-            edge::fs::fsync_dir(folder)?;
-        }
-        Ok(Self { connection, path: path.to_owned() })
-    }
-}
-
-/// Changes to a write-ahead log. The mode that is in force afterwards does not matter: a filesystem without shared memory
-/// keeps the old one, which is slower and as safe.
-fn write_ahead(connection: &Connection, busy: Duration) -> rusqlite::Result<()> {
-    let until = Instant::now() + busy;
-    loop {
-        let changed = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
-        match changed {
-            // Two that make the same file: for this change alone SQLite does not wait by itself.
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until =>
-            {
-                std::thread::sleep(BUSY_AGAIN);
-            }
-            changed => return changed.map(drop),
-        }
+        Ok(Self { connection: edge::sqlite::open(path, busy)?, path: path.to_owned() })
     }
 }
 
