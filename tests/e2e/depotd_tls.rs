@@ -59,7 +59,10 @@ fn depotd_answers_the_same_over_tls() {
     // A head has the second of its making in it, which the other one's need not be.
     let timeless = |(status, head): (u16, Vec<u8>)| {
         let head = String::from_utf8(head).unwrap();
-        (status, head.lines().filter(|line| !line.starts_with("Date: ")).map(str::to_owned).collect::<Vec<_>>())
+        (
+            status,
+            head.lines().filter(|line| !line.starts_with("Date: ")).map(str::to_owned).collect::<Vec<_>>(),
+        )
     };
     let details = same(&format!("{OS}&payloadType=metadataOnly"), &[]);
     let details: serde_json::Value = serde_json::from_slice(&details.1).unwrap();
