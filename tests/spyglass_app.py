@@ -5,7 +5,8 @@
 SOCKET may also be "-", the raw frames to standard output, or "cv:PIPELINE", OpenCV's VideoWriter with that pipeline.
 The code is two rows of 32 blocks at the top of the picture: 32 bits of the frame's number, 32 bits of CLOCK_MONOTONIC in
 units of 100 us. "plain": the size and rate are left for the daemon to find out. "bare": each frame is also copied into
-memory of its own, once before and once after put() in turn, so that what put() costs has something beside it.
+memory of its own, once before and once after put() in turn, so that what put() costs has something beside it: at
+its own place ("bare_before"), and while what it woke up is at work ("bare_after").
 At the end, or when interrupted (SIGINT), one line of JSON (on standard error where standard output has the frames).
 """
 
@@ -96,7 +97,7 @@ def main():
     base = numpy.linspace(30, 200, width, dtype=numpy.uint8)[None, :, None].repeat(height, 0).repeat(3, 2).copy()
     private = numpy.ones_like(base) if sys.argv[7:] == ["bare"] else None
     begun, all_cpu, own_cpu, put_cpu = time.monotonic(), time.process_time(), time.thread_time(), 0
-    number, costs, bare, interrupted = 0, [], [], []
+    number, costs, bare_before, bare_after, interrupted = 0, [], [], [], []
     signal.signal(signal.SIGINT, lambda *_: interrupted.append(True))
     while time.monotonic() - begun < seconds and not interrupted:
         frame = base.copy()
@@ -105,12 +106,12 @@ def main():
         now = time.monotonic()
         draw(frame, number, int(now * 10000) & 0xffffffff)
         if private is not None and number % 2:
-            timed(bare, numpy.copyto, private, frame)
+            timed(bare_before, numpy.copyto, private, frame)
         before = time.thread_time()
         timed(costs, output.put, frame, timestamp=now)
         put_cpu += time.thread_time() - before
         if private is not None and number % 2 == 0:
-            timed(bare, numpy.copyto, private, frame)
+            timed(bare_after, numpy.copyto, private, frame)
         number += 1
         time.sleep(max(0, begun + number / fps - time.monotonic()))
     # What is neither put() nor this loop is another thread's: the encoder of a VideoWriter.
@@ -120,8 +121,9 @@ def main():
         "put_cpu_ms": put_cpu / number * 1e3, "others_cpu_ms": others_cpu / number * 1e3,
     }
     report.update(percentiles("put", costs))
-    if bare:
-        report.update(percentiles("bare", bare))
+    if bare_before:
+        report.update(percentiles("bare_before", bare_before))
+        report.update(percentiles("bare_after", bare_after))
     output.stop_streaming()
     print(json.dumps(report), file=sys.stderr if path == "-" else sys.stdout, flush=True)
 

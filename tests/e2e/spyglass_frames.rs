@@ -94,7 +94,7 @@ fn connections_are_bounded_and_silent_ones_go() {
     let text = text.replace("[web]", "producers-max = 2\nhello-timeout-ms = 1000\n[web]");
     std::fs::write(&spy.daemon.config, text).unwrap();
     spy.daemon.process().signal(rustix::process::Signal::HUP);
-    spy.daemon.wait_log("reloading", Duration::from_secs(10));
+    spy.daemon.wait_log("read again", Duration::from_secs(10));
     spy.daemon.wait_ready();
     let talks = Raw::connect(&spy);
     assert!(talks.send(&hello("cam", (64, 48), 0, 1, 2)));
@@ -144,4 +144,34 @@ fn the_python_client_fills_slots_and_keeps_the_daemons_last_word() {
     let mut command = Command::new(python);
     command.arg(root().join("tests/spyglass_client.py")).arg(scratch.path());
     run(command.env("PYTHONDONTWRITEBYTECODE", "1"));
+}
+
+/// What reads the frames and what encodes them leaves the CPU to the application, however the daemon was started.
+#[test]
+fn every_thread_stands_behind_the_application() {
+    if !have_numpy() {
+        skip!("python3 with numpy is not installed (make deps)");
+    }
+    let scratch = Scratch::new("spyn");
+    let spy = Spyglass::start(
+        &scratch,
+        "",
+        &format!("[[stream]]\nname = \"cam\"\n[stream.record]\ndir = {:?}", scratch.path()),
+    );
+    let _app = spy.app("cam", (320, 180), 15, 60);
+    spy.wait_state("cam", "STREAMING");
+    // After the name in parentheses, the first of these is the state, field 3: nice is field 19, the policy field 41.
+    let of = |path: std::path::PathBuf| {
+        let stat = std::fs::read_to_string(path).unwrap();
+        let fields: Vec<String> =
+            stat.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();
+        (fields[16].clone(), fields[38].clone())
+    };
+    // A priority that somebody chose stays: perhaps that of these tests.
+    let ours = of("/proc/self/stat".into()).0;
+    let nice = if ours == "0" { "5".to_owned() } else { ours };
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", spy.daemon.process().pid())).unwrap();
+    let found: Vec<_> = tasks.map(|task| of(task.unwrap().path().join("stat"))).collect();
+    assert!(found.len() >= 3, "the loop and the encoder's threads: {found:?}");
+    assert!(found.iter().all(|task| *task == (nice.clone(), "3".to_owned())), "SCHED_BATCH is 3: {found:?}");
 }

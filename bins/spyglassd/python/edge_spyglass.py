@@ -41,9 +41,10 @@ _ASK_AGAIN_S = 1.0
 _FIRST_ANSWER_S = 0.1
 # A daemon that went away is an answer of send(), also in an application that wants SIGPIPE.
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-# A steady stream uses two slots: one is filled while the other is encoded. Their pages are made when the memory comes,
-# not under the first frames (a page fault is some microseconds, a 720p frame has 675 pages).
-_TOUCHED_SLOTS = 2
+# The pages of the slots are made when the memory comes, not under a frame: a page fault is some microseconds, a 720p frame
+# has 675 pages, and the slots beyond the second are needed first when the machine is busy anyway. A larger ring is for
+# whoever asks for it: of it, so much is made at once, from its end on, where the slots are that are used first.
+_TOUCHED_BYTES = 128 << 20
 
 
 class SpyGlassError(RuntimeError):
@@ -317,7 +318,8 @@ class SpyGlass(object):
             self._slot_bytes = slot_bytes
             # The last one released is used next: it is the one that caches still know.
             self._free = list(range(slots))
-            for at in range(max(0, slots - _TOUCHED_SLOTS) * slot_bytes, slots * slot_bytes, mmap.PAGESIZE):
+            size = slots * slot_bytes
+            for at in range(max(0, size - _TOUCHED_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE, size, mmap.PAGESIZE):
                 self._memory[at] = 0
             self._answered = True
             self.error = ""

@@ -7,10 +7,14 @@ use std::path::Path;
 use edge::cli::{self, Failure, Program};
 use edge::notify::Notifier;
 use edge::signal::Signals;
+use rustix::process::{getpid, getpriority_process, getsid, setpriority_process};
 
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::sources::{self, SourceSpec};
+
+/// How far its threads stand behind the application's (`nice(2)`); the unit says the same.
+const NICE: i32 = 5;
 
 /// The program.
 #[derive(Debug)]
@@ -39,12 +43,7 @@ impl cli::Daemon for Spyglassd {
     }
 
     fn run(config: Config, path: &Path) -> Result<(), Failure> {
-        // The application that feeds it is what the machine is there for: each frame wakes up the loop, the converter and
-        // the encoder's threads, and they must not take the CPU from the put() that woke them.
-        if let Err(error) = edge::sys::wait_for_a_turn() {
-            // Under systemd the unit says it; the sandbox then forbids that a service changes it.
-            log::debug!("scheduling as batch is not possible: {error}");
-        }
+        give_way();
         // GStreamer starts and ends threads with every viewer and every encoder.
         edge::sys::share_memory_pools(2);
         cli::keep_gst_registry(&config.raw.cache_dir);
@@ -58,6 +57,28 @@ impl cli::Daemon for Spyglassd {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+/// Lets the application that feeds this program go first: it is what the machine is there for. Each frame wakes up the
+/// loop, the converter and the encoder's threads, and they must not take the CPU from the put() that woke them.
+fn give_way() {
+    if let Err(error) = edge::sys::wait_for_a_turn() {
+        // Under systemd the unit says it; the sandbox then forbids that a service changes it.
+        log::debug!("scheduling as batch is not possible: {error}");
+    }
+    // Any other value than 0 is somebody's choice: the unit's, or the shell's that started it.
+    let nice = match getpriority_process(None) {
+        Ok(0) => setpriority_process(None, NICE).map(|()| NICE),
+        other => other,
+    };
+    let nice = nice.inspect_err(|e| log::debug!("a lower priority is not possible: {e}")).unwrap_or(0);
+    // A kernel that shares the CPU out between sessions first (autogroup) compares priorities within a session only. As a
+    // service this program has one of its own, which is given the same priority; that of a shell is not its to change.
+    if getsid(None).is_ok_and(|session| session == getpid())
+        && let Err(error) = std::fs::write("/proc/self/autogroup", nice.to_string())
+    {
+        log::debug!("the session's priority stays: {error}");
     }
 }
 
