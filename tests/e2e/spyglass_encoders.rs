@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::env::{run, wait_for};
 use e2e::scratch::Scratch;
+use e2e::shim;
 use e2e::spyglass::{Spyglass, have_numpy, report};
 use e2e::{need, skip};
+use rustix::process::Signal;
 
 /// The file that a GStreamer element comes from; none where it is not installed.
 fn plugin(element: &str) -> Option<PathBuf> {
@@ -101,4 +103,61 @@ fn auto_takes_what_works_here_and_says_what() {
     assert_eq!(watch(&spy), "openh264enc");
     assert!(spy.daemon.lines.contain("encoder openh264enc, taken by \"auto\""));
     run(&mut spy.daemon.command(&["--check"]));
+}
+
+/// Loading the encoder's plug-in takes seconds: nothing of the loop waits for that, nor does its end or a reload.
+#[test]
+fn a_slow_start_of_an_encoder_holds_up_nobody() {
+    const SLOW: Duration = Duration::from_secs(4);
+    need!("gst-inspect-1.0");
+    let (Some(library), Some(plugin)) = (shim::library(), plugin("openh264enc")) else {
+        skip!("a C compiler or gstreamer1.0-plugins-bad is not installed (make deps)");
+    };
+    if !have_numpy() {
+        skip!("python3 with numpy is not installed (make deps)");
+    }
+    let scratch = Scratch::new("spyl");
+    let more = format!(
+        "[encoder]\nkind = \"openh264\"\n[[stream]]\nname = \"cam\"\n[stream.record]\ndir = {:?}\n",
+        scratch.dir("video")
+    );
+    let mut spy = Spyglass::start(&scratch, "", &more);
+    spy.daemon.term();
+    shim::preload(&mut spy.daemon, &library, scratch.path());
+    spy.daemon.env("FAULT_DLOPEN", plugin.file_name().unwrap().to_string_lossy());
+    spy.daemon.env("FAULT_DLOPEN_MS", SLOW.as_millis().to_string());
+    spy.daemon.start_ready();
+    let app = spy.app("cam", (320, 180), 15, 12);
+    spy.wait_state("cam", "STARTING");
+    let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+    while spy.stream("cam")["state"] == "STARTING" {
+        let asked = Instant::now();
+        spy.daemon.status();
+        slowest = slowest.max(asked.elapsed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("the slowest answer of the loop took {slowest:?}, the start {:?}", begun.elapsed());
+    assert!(begun.elapsed() > SLOW / 2, "the start was not slow: {:?}", begun.elapsed());
+    assert!(slowest < SLOW / 3, "{slowest:?}");
+    spy.wait_state("cam", "STREAMING");
+    let (seen, said) = (spy.stream("cam"), report(app, Duration::from_secs(40)));
+    assert!(seen["drops"]["encoder-slow"].as_u64() > Some(15), "{seen}");
+    assert_eq!(said["dropped"], 0, "the application has lost none: {said}");
+    // A reload, then an end, during a start.
+    spy.daemon.term();
+    spy.daemon.start_ready();
+    let _app = spy.app("cam", (320, 180), 15, 60);
+    spy.wait_state("cam", "STARTING");
+    spy.daemon.process().signal(Signal::HUP);
+    spy.daemon.wait_log("read again", Duration::from_secs(10));
+    wait_for("it to stream again", Duration::from_secs(60), || {
+        spy.daemon.try_status().filter(|status| status["streams"][0]["state"] == "STREAMING").map(drop)
+    });
+    spy.daemon.term();
+    spy.daemon.start_ready();
+    spy.wait_state("cam", "STARTING");
+    let begun = Instant::now();
+    assert!(spy.daemon.term().success());
+    assert!(begun.elapsed() < SLOW, "{:?}", begun.elapsed());
+    spy.daemon.check_log();
 }

@@ -122,8 +122,7 @@ impl Postgres {
         self.sql_in("sorter", query)
     }
 
-    /// The same for another database.
-    pub fn sql_in(&self, database: &str, query: &str) -> String {
+    fn sql_in(&self, database: &str, query: &str) -> String {
         env::run(&mut self.psql(database, query)).trim().to_owned()
     }
 

@@ -1,5 +1,5 @@
-//! Faults as from the kernel: a preloaded library (shim/fault.c) that makes fsync below one folder fail or
-//! dawdle.
+//! Faults as from the kernel: a preloaded library (shim/fault.c) that makes fsync below one folder fail or dawdle, and
+//! the loading of a library dawdle.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

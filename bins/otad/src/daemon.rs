@@ -13,7 +13,7 @@ use edge::cli::Failure;
 use edge::ctl::{Ctl, Pages, Reply};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, wait};
+use edge::timer::{Timers, poll_timeout};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -150,13 +150,20 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier) -> Result<(), Failure> {
         let mut events = Events::with_capacity(64);
+        let watchdog = notifier.watchdog_interval();
         let now = Instant::now();
-        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now));
+        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
         self.timers.set(Timer::Status, now);
         loop {
             self.arm()?;
+            let now = Instant::now();
             let deadlines = [self.timers.deadline(), self.ctl.deadline()];
-            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
+            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    return Err(Failure::os(error));
+                }
+                _ => {}
+            }
             let now = Instant::now();
             for event in &events {
                 match event.token() {
@@ -180,7 +187,7 @@ impl Daemon {
             if self.stopping && !self.body.busy {
                 break;
             }
-            if self.deadlines(notifier, now) {
+            if self.deadlines(notifier, watchdog, now) {
                 log::info!("stopped in the middle of a job: the next start goes on from what is on disk");
                 return Ok(());
             }
@@ -225,11 +232,14 @@ impl Daemon {
     }
 
     /// Whether a stop has waited long enough.
-    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) -> bool {
+    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) -> bool {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => notifier.status(&self.body.facts().line()),
-                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
+                Timer::Watchdog => {
+                    notifier.watchdog();
+                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
+                }
                 Timer::Stop => return true,
             }
         }
@@ -330,8 +340,15 @@ impl Body {
     }
 
     fn reload(&mut self, notifier: &mut Notifier) {
-        let loaded = Config::load(&self.path);
-        let Some(new) = notifier.reload(&self.path, loaded) else { return };
+        let new = match Config::load(&self.path) {
+            Ok(new) => new,
+            Err(error) => {
+                log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
+                return;
+            }
+        };
+        log::info!("reloading {}", self.path.display());
+        notifier.reloading();
         for key in self.config.needs_a_restart(&new) {
             log::warn!("{key} has changed: that takes a restart of otad");
         }

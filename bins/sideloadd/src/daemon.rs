@@ -12,7 +12,7 @@ use edge::cli::Failure;
 use edge::ctl::{Ctl, Reply};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, wait};
+use edge::timer::{Timers, poll_timeout};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -144,8 +144,9 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
+        let watchdog = notifier.watchdog_interval();
         let now = Instant::now();
-        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now));
+        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
         self.timers.set(Timer::Certificates, now);
         if self.config.raw.run_app_immediately {
             self.hub.supervisor.handle(Input::Run(Ticket(OURSELVES.0 as u64)), now);
@@ -163,12 +164,17 @@ impl Daemon {
                 self.hub.supervisor.deadline(now),
                 self.ctl.deadline(),
             ];
-            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
+            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
+                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                    return Err(Failure::os(error));
+                }
+                _ => {}
+            }
             let now = Instant::now();
             for event in &events {
                 self.event(event, signals, notifier, now);
             }
-            self.deadlines(notifier, now);
+            self.deadlines(notifier, watchdog, now);
         }
         self.close();
         Ok(())
@@ -274,7 +280,7 @@ impl Daemon {
         }
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) {
+    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => {
@@ -283,7 +289,10 @@ impl Daemon {
                     self.shown = Some((core.state(), core.pid(), self.hub.commit(), connections));
                     notifier.status(&status::line(&self.hub, connections, &self.expiring));
                 }
-                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
+                Timer::Watchdog => {
+                    notifier.watchdog();
+                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
+                }
                 Timer::Certificates => self.look_at_certificates(now),
                 Timer::Keepalive => self.keep_alive(now),
                 Timer::Idle => {
@@ -347,8 +356,15 @@ impl Daemon {
     }
 
     fn reload(&mut self, notifier: &mut Notifier, now: Instant) {
-        let loaded = Config::load(&self.path);
-        let Some(new) = notifier.reload(&self.path, loaded) else { return };
+        let new = match Config::load(&self.path) {
+            Ok(new) => new,
+            Err(error) => {
+                log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
+                return;
+            }
+        };
+        log::info!("reloading {}", self.path.display());
+        notifier.reloading();
         for key in self.config.needs_a_restart(&new) {
             log::warn!("{key} has changed: that takes a restart of sideloadd");
         }
@@ -375,7 +391,10 @@ impl Daemon {
             "/metrics" => Some(Reply::Metrics(status::metrics(hub, connections))),
             _ => None,
         };
-        self.ctl.serve(self.poll.registry(), token, now, &mut pages);
+        match token {
+            Some(token) => self.ctl.ready(self.poll.registry(), token, now, &mut pages),
+            None => self.ctl.timer(self.poll.registry(), now, &mut pages),
+        }
     }
 
     /// What was accepted is finished; the tree is whole.

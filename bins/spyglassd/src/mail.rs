@@ -36,6 +36,8 @@ pub enum Letter {
     Source(sources::Output),
     /// By the thread that blurs.
     Privacy(worker::Output),
+    /// The start of an encoder has ended, one way or the other.
+    Started,
 }
 
 /// The way to the loop.

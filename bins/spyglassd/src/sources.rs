@@ -19,7 +19,7 @@ use gst_video::VideoInfo;
 
 use crate::config::SourceConfig;
 use crate::pipeline::picture::Shape;
-use crate::pipeline::{PipelineError, parse, part, start, stop, watch};
+use crate::pipeline::{PipelineError, Place, parse, part, start, stop, watch};
 
 const EXPECTED: &str = "expected v4l:/dev/videoN, file:PATH, rtsp://… or gst:PIPELINE";
 
@@ -92,25 +92,6 @@ pub enum Output {
 const SOURCES_MAX: usize = 256;
 static SOURCES: AtomicUsize = AtomicUsize::new(0);
 
-/// One of [`SOURCES_MAX`] places, taken for as long as its thread lives.
-struct Place;
-
-impl Place {
-    fn take() -> Result<Place, PipelineError> {
-        let next = |n: usize| (n < SOURCES_MAX).then_some(n + 1);
-        match SOURCES.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(_) => Ok(Place),
-            Err(n) => Err(PipelineError::Start(format!("{n} sources run or have not ended yet"))),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        SOURCES.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Sources that run or have not ended yet.
 pub(crate) fn alive() -> usize {
     SOURCES.load(Ordering::Acquire)
@@ -158,7 +139,7 @@ impl Source {
         config: &SourceConfig,
         out: impl Fn(Output) + Send + Sync + 'static,
     ) -> Result<Source, PipelineError> {
-        let place = Place::take()?;
+        let place = Place::take(&SOURCES, SOURCES_MAX, "sources run or have not ended")?;
         let (orders, taken) = channel();
         let config = config.clone();
         let work = move || {

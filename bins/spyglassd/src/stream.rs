@@ -2,8 +2,11 @@
 //!
 //! Owns: the pipelines, and when they run. Invariants: no encoder runs while nobody needs one, none is kept longer than
 //! `idle-close` after that; a source of our own runs only while it is needed; what failed is tried again after a growing
-//! delay and meanwhile frames are let go at once; with privacy, what reaches an encoder comes from the thread that blurs.
+//! delay and meanwhile frames are let go at once; while an encoder is being started, `queue-frames` frames wait for it and
+//! further ones are let go; with privacy, what reaches an encoder comes from the thread that blurs.
 //! Never: knows an output.
+
+mod encode;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,9 +22,10 @@ use crate::frames::geometry::Layout;
 use crate::frames::ring::SlotBytes;
 use crate::frames::wire::{Frame, PTS_NOW};
 use crate::mail::{Letter, Sender};
-use crate::pipeline::chain::{Fit, Kind, Settings};
-use crate::pipeline::encoder::{self, Encoder, Stamp};
-use crate::pipeline::picture::{NOMINAL_FPS, Shape, video_format, wrap};
+use crate::pipeline::chain::Kind;
+use crate::pipeline::encoder::{self, Encoder, Job, Stamp};
+use crate::pipeline::picture::{Shape, video_format, wrap};
+use crate::pipeline::starting::Staged;
 use crate::pipeline::still::{self, Still};
 use crate::privacy;
 use crate::privacy::worker::{self, Clean};
@@ -30,8 +34,6 @@ use crate::unit::Unit;
 
 /// An encoder that worked for so long is trusted again.
 const STABLE: std::time::Duration = std::time::Duration::from_secs(30);
-/// A rate that differs by less than this part is left as it is.
-const RATE_STEP: f64 = 0.2;
 
 /// Who needs a stream now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,9 +77,11 @@ pub struct Stream {
     pub producer: Option<Producer>,
     /// Who needs it.
     pub wanted: Wanted,
+    /// What was found for [`Kind::Auto`], or works.
     kind: Option<Kind>,
-    encoder: Option<(u64, Encoder)>,
-    still: Option<(u64, Still)>,
+    /// With the shape of the frame that it was started for.
+    encoder: Option<(Shape, Staged<Encoder, Job>)>,
+    still: Option<Staged<Still, (gst::Buffer, Shape, u64)>>,
     source: Option<(u64, Source)>,
     blurring: Option<(u64, worker::Worker)>,
     blurred: Option<(Option<usize>, u64)>,
@@ -126,8 +130,8 @@ impl Stream {
     /// The encoder in use, its picture's size and its rate.
     #[must_use]
     pub fn encoding(&self) -> Option<(Kind, (u32, u32), u32)> {
-        let (_, encoder) = self.encoder.as_ref()?;
-        Some((self.kind?, encoder.size(), encoder.bitrate_kbit()))
+        let encoder = self.encoder.as_ref()?.1.running()?;
+        Some((encoder.kind(), encoder.size(), encoder.bitrate_kbit()))
     }
 
     /// Of the last frame that was searched for faces: the parts that were blurred (`None` = everything), and how long
@@ -170,23 +174,26 @@ impl Stream {
     pub fn letter(&mut self, run: u64, letter: Letter, now: Instant) -> Step {
         let current = |held: Option<u64>| held == Some(run);
         match letter {
+            Letter::Started => self.started(now),
             Letter::Encoder(encoder::Output::Unit(unit, took_us))
-                if current(self.encoder.as_ref().map(|e| e.0)) =>
+                if current(self.encoder.as_ref().map(|e| e.1.run())) =>
             {
                 self.core.unit(unit.pts_ns, unit.key, unit.data.len(), took_us, now, unix_ms());
                 self.backoff.connected(now);
                 return Step::Unit(unit);
             }
-            Letter::Encoder(encoder::Output::Failed(why)) if current(self.encoder.as_ref().map(|e| e.0)) => {
+            Letter::Encoder(encoder::Output::Failed(why))
+                if current(self.encoder.as_ref().map(|e| e.1.run())) =>
+            {
                 self.fail(&why, now);
             }
-            Letter::Still(still::Output::Jpeg(jpeg)) if current(self.still.as_ref().map(|s| s.0)) => {
+            Letter::Still(still::Output::Jpeg(jpeg)) if current(self.still.as_ref().map(Staged::run)) => {
                 if self.core.state().0 == State::Starting && !self.wanted.units {
                     self.core.set(State::Streaming, "pictures only", unix_ms());
                 }
                 return Step::Jpeg(jpeg);
             }
-            Letter::Still(still::Output::Failed(why)) if current(self.still.as_ref().map(|s| s.0)) => {
+            Letter::Still(still::Output::Failed(why)) if current(self.still.as_ref().map(Staged::run)) => {
                 self.complain(&format!("JPEG pictures fail: {why}"), now);
                 self.still = None;
             }
@@ -206,6 +213,8 @@ impl Stream {
     /// Time has passed, or who needs it has changed. When to come again.
     pub fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.core.tick(now, unix_ms());
+        // A start's letter may not have found room.
+        self.started(now);
         let needed = self.is_needed();
         self.unneeded = if needed { None } else { self.unneeded.or(Some(now)) };
         if self.wanted.jpeg.is_none() {
@@ -237,7 +246,8 @@ impl Stream {
     }
 
     fn close_pipelines(&mut self) {
-        let encoded = self.encoder.take().is_some();
+        let encoded = self.encoder.is_some();
+        self.let_go(false);
         self.still = None;
         self.blurring = None;
         self.blurred = None;
@@ -283,88 +293,6 @@ impl Stream {
         Ok(())
     }
 
-    fn encode(&mut self, buffer: gst::Buffer, shape: Shape, stamp: Stamp, key: bool, now: Instant) {
-        if let Some(wish) = self.wanted.jpeg {
-            self.offer_still(&buffer, shape, stamp.pts_ns, wish, now);
-        }
-        if !self.wanted.units {
-            return;
-        }
-        if self.retry_at.is_some_and(|at| at > now) {
-            return self.core.not_taken(true);
-        }
-        let other = |e: &Encoder| e.shape().size != shape.size && self.config.encoder.fit == Fit::Renegotiate;
-        if self.encoder.as_ref().is_some_and(|(_, e)| other(e) || e.shape().fps != shape.fps) {
-            self.encoder = None;
-        }
-        if self.encoder.is_none()
-            && let Err(why) = self.open_encoder(shape)
-        {
-            self.core.not_taken(true);
-            return self.fail(&why, now);
-        }
-        let Some((_, encoder)) = &mut self.encoder else { return };
-        if key {
-            encoder.force_key();
-        }
-        match encoder.push(buffer, shape, stamp) {
-            Ok(true) => {}
-            Ok(false) => self.core.not_taken(false),
-            Err(error) => {
-                self.core.not_taken(true);
-                self.fail(&error.to_string(), now);
-            }
-        }
-    }
-
-    fn open_encoder(&mut self, shape: Shape) -> Result<(), String> {
-        let kind = match self.kind {
-            Some(kind) => kind,
-            None => {
-                let wished = self.config.encoder.kind;
-                let kind = wished.probe().map_err(|e| e.to_string())?;
-                let how = if wished == Kind::Auto { ", taken by \"auto\"" } else { "" };
-                log::info!("stream {}: encoder {}{how}", self.config.name, kind.element());
-                *self.kind.insert(kind)
-            }
-        };
-        let told = told_fps(shape);
-        let size = self.config.size.unwrap_or(shape.size);
-        let settings = Settings {
-            kind,
-            bitrate_kbit: self.core.bitrate_kbit(size, told),
-            gop_frames: self.core.gop_frames(told),
-            ..self.config.encoder.clone()
-        };
-        self.runs += 1;
-        let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
-        let out = move |output| mail.send(id, run, Letter::Encoder(output));
-        let encoder = Encoder::new(&settings, shape, self.config.size, self.config.queue_frames, out);
-        self.encoder = Some((run, encoder.map_err(|e| e.to_string())?));
-        Ok(())
-    }
-
-    fn offer_still(
-        &mut self,
-        buffer: &gst::Buffer,
-        shape: Shape,
-        pts_ns: u64,
-        wish: (u32, u32),
-        now: Instant,
-    ) {
-        if self.still.is_none() {
-            self.runs += 1;
-            let (mail, id, run) = (self.mail.clone(), self.id, self.runs);
-            match Still::new(shape, wish, move |output| mail.send(id, run, Letter::Still(output))) {
-                Ok(still) => self.still = Some((run, still)),
-                Err(error) => return self.complain(&error.to_string(), now),
-            }
-        }
-        if let Some((_, still)) = &mut self.still {
-            still.offer(buffer, shape, pts_ns);
-        }
-    }
-
     fn open_source(&mut self, now: Instant) {
         let Some(config) = &self.config.source else { return };
         self.runs += 1;
@@ -403,7 +331,7 @@ impl Stream {
         let delay = self.backoff.next_delay(now, &mut self.rng);
         self.complain(&format!("{why}; tried again in {:.1} s", delay.as_secs_f64()), now);
         self.retry_at = Some(now + delay);
-        self.encoder = None;
+        self.let_go(true);
         self.blurring = None;
         self.core.set(State::Error, why, unix_ms());
     }
@@ -413,22 +341,5 @@ impl Stream {
         if let Some(left_out) = self.complain.event(now) {
             log::error!("stream {name}: {why} ({left_out} such lines left out)");
         }
-    }
-
-    /// The bit rate follows the frame rate that is seen.
-    fn adjust_rate(&mut self) {
-        let Some((_, encoder)) = &mut self.encoder else { return };
-        let wanted = self.core.bitrate_kbit(encoder.size(), told_fps(encoder.shape()));
-        let now = f64::from(encoder.bitrate_kbit());
-        if (f64::from(wanted) - now).abs() > now * RATE_STEP {
-            encoder.set_bitrate(wanted);
-        }
-    }
-}
-
-fn told_fps(shape: Shape) -> f64 {
-    match shape.fps {
-        (n, d) if n > 0 && d > 0 => f64::from(n) / f64::from(d),
-        _ => f64::from(NOMINAL_FPS),
     }
 }

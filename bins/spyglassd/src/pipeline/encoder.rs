@@ -30,6 +30,19 @@ pub enum Output {
     Failed(String),
 }
 
+/// A frame on its way to an encoder.
+#[derive(Debug)]
+pub struct Job {
+    /// Its pixels.
+    pub buffer: gst::Buffer,
+    /// How they lie.
+    pub shape: Shape,
+    /// Its times.
+    pub stamp: Stamp,
+    /// A key frame is due.
+    pub key: bool,
+}
+
 /// Times of a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp {
@@ -107,6 +120,12 @@ impl Encoder {
         };
         start(&made.pipeline)?;
         Ok(made)
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Pixels of its units.

@@ -4,10 +4,12 @@
 //! - [`encoder`]: a running encoder of one stream
 //! - [`picture`]: raw frames as GStreamer buffers, without a copy
 //! - [`still`]: JPEG pictures for whoever can't play H.264
+//! - [`starting`]: how either is started without a wait
 
 pub mod chain;
 pub mod encoder;
 pub mod picture;
+pub mod starting;
 pub mod still;
 
 use std::sync::OnceLock;
@@ -46,6 +48,30 @@ pub enum PipelineError {
     /// A frame is not taken.
     #[error("the pipeline takes no frame: {0}")]
     Push(String),
+}
+
+/// One of so many places, taken for as long as the thread lives that does what may take long.
+pub(crate) struct Place(&'static AtomicUsize);
+
+impl Place {
+    /// Takes one of `most`, of which `taken` are taken; `what` tells what holds them, should none be left.
+    pub(crate) fn take(
+        taken: &'static AtomicUsize,
+        most: usize,
+        what: &'static str,
+    ) -> Result<Place, PipelineError> {
+        let next = |n: usize| (n < most).then_some(n + 1);
+        match taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
+            Ok(_) => Ok(Place(taken)),
+            Err(n) => Err(PipelineError::Start(format!("{n} {what} yet"))),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Starts GStreamer; further calls do nothing.
@@ -135,10 +161,11 @@ pub(crate) fn retire(pipeline: &gst::Pipeline) {
     stop(pipeline);
 }
 
-/// Waits until all pipelines have ended, the sources' too, but not forever.
+/// Waits until all pipelines have ended, the sources' too, and those under way have started or failed, but not forever.
 pub(crate) fn settle(most: Duration) {
     let until = Instant::now() + most;
-    while ENDING.load(Ordering::Acquire) + crate::sources::alive() > 0 && Instant::now() < until {
+    let alive = || ENDING.load(Ordering::Acquire) + crate::sources::alive() + starting::alive();
+    while alive() > 0 && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
