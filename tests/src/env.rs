@@ -84,6 +84,14 @@ pub fn wait_for<T>(what: &str, timeout: Duration, mut done: impl FnMut() -> Opti
     }
 }
 
+/// Writes an executable script that may be run at once. Another process writes it: what another thread starts in that moment
+/// would hold a file that we write until it becomes another program, and nobody can run a file that somebody writes (ETXTBSY).
+pub fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "printf %s \"$2\" >\"$1\" && chmod 755 \"$1\"", "sh"]).arg(path).arg(text);
+    run(&mut shell);
+}
+
 /// Runs a command to its end; its standard output. Panics with its standard error if it fails.
 pub fn run(command: &mut Command) -> String {
     crate::process::in_own_group(command);

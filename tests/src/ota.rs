@@ -2,7 +2,6 @@
 //!
 //! The fake calls a unit failed whose app `scoreboard` holds the word BAD, and notes every restart in `restarts`.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,8 +47,7 @@ impl Device {
         let otad = Daemon::new(scratch, "otad", folder, &Device::toml(server, top, tables));
         std::fs::write(otad.dir.join("device.toml"), device).unwrap();
         let systemctl = otad.dir.join("systemctl");
-        std::fs::write(&systemctl, SYSTEMCTL).unwrap();
-        std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
+        env::write_program(&systemctl, SYSTEMCTL);
         Device { otad }
     }
 

@@ -8,7 +8,7 @@ mod script;
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ impl Daemon {
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("s3put-daemon-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = e2e::net::free_port();
         let here = folder.display();
         let text = format!(
             "state-dir = \"{here}/state\"\nctl-socket = \"{here}/ctl.sock\"\ndevice-file = \"{here}/none\"\n\

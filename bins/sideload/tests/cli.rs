@@ -42,7 +42,7 @@ fn each_kind_of_failure_has_its_code_cause_and_fix() {
     std::fs::write(folder.0.join("bad.toml"), "prot = 1\n").unwrap();
     std::fs::create_dir(folder.0.join("src")).unwrap();
     assert!(folder.sideload("keys --cert-key-dir k").status.success());
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = e2e::net::free_port();
     let here = format!("--addr 127.0.0.1 --port {closed}");
     for (line, code, said) in [
         ("sync --wrong".to_owned(), 64, "there is no flag --wrong"),

@@ -141,8 +141,7 @@ mod tests {
     fn the_next_address_is_tried_after_a_refusal() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
-        // A port that was free a moment ago refuses.
-        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = e2e::net::local(e2e::net::free_port());
         let mut poll = mio::Poll::new().unwrap();
         let mut connector = Connector::new(vec![refused, good], Duration::from_secs(5));
         assert!(matches!(drive(&mut connector, &mut poll), Progress::Done(_, _, at) if at == good));
@@ -150,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_silent_address_costs_its_timeout_and_all_failures_are_named() {
-        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let refused = e2e::net::local(e2e::net::free_port());
         // A full backlog drops further SYNs: the one way to a silent address without leaving the machine.
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         silent.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();

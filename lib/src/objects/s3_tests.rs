@@ -98,7 +98,7 @@ fn what_passes_is_retried() {
     let (stalled, _) = against(|_, _| script::Answer::Stall);
     let Outcome::Retry(why) = stalled else { panic!("{stalled:?}") };
     assert!(why.contains("no answer in time") && begin.elapsed() < Duration::from_secs(2), "{why}");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = e2e::net::local(e2e::net::free_port());
     let nobody = put(&S3::new(settings(&format!("http://{free}"), &[])));
     assert!(matches!(&nobody, Outcome::Retry(why) if why.contains("refused")), "{nobody:?}");
 }
@@ -267,7 +267,7 @@ fn s3s_takes_our_signatures() {
     };
     let root = std::env::temp_dir().join(format!("edge-s3s-{}", std::process::id()));
     std::fs::create_dir_all(root.join("bkt")).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = e2e::net::free_port();
     let mut child = std::process::Command::new(tool)
         .args([
             "--host",

@@ -5,13 +5,14 @@ pub mod port;
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use e2e::net::free_port;
 use edge::{
     mqtt::{Client, ClientConfig, ClientEvent, Message, Qos, Version},
     net::Resolver,
@@ -56,10 +57,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A mosquitto with its own folder and port, ended by its pid.

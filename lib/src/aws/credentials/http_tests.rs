@@ -81,7 +81,7 @@ fn instance_metadata_says_why_not() {
     ]);
     assert!(junk.contains("not JSON") && !junk.contains("S3CRET"), "{junk}");
     // A port that nobody listens on: the end of the chain, not a failure.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = e2e::net::local(e2e::net::free_port());
     let none = why(metadata(&vars(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &format!("http://{free}"))])));
     assert!(none.starts_with("not set"), "{none}");
 }
