@@ -90,7 +90,7 @@ fn an_update_survives_kills_at_random_moments() {
         let (a, b) = (number(device.content("os_armv8")), number(device.content("scoreboard")));
         assert_eq!(a, b, "both apps of one generation");
         device.otad.start_ready();
-        env::wait_for("the update", Duration::from_secs(60), || {
+        env::wait_for("the update", Duration::from_secs(150), || {
             let idle = device.otad.try_status()?["idle"] == true;
             (idle && device.check().0 == 0 && device.content("scoreboard") == board).then_some(())
         });
