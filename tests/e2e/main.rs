@@ -31,6 +31,7 @@ mod sideload_dev;
 mod sideload_sync;
 mod sideload_together;
 mod sorter_demo;
+mod sorter_fleet;
 mod sorter_hostile;
 mod sorter_page;
 mod sorter_panel;

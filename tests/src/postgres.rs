@@ -122,7 +122,8 @@ impl Postgres {
         self.sql_in("sorter", query)
     }
 
-    fn sql_in(&self, database: &str, query: &str) -> String {
+    /// The same for another database.
+    pub fn sql_in(&self, database: &str, query: &str) -> String {
         env::run(&mut self.psql(database, query)).trim().to_owned()
     }
 

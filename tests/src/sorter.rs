@@ -26,12 +26,17 @@ pub struct Sorter {
 impl Sorter {
     /// Configures it; `more` is added to its configuration. Not started yet.
     pub fn new(scratch: &Scratch, more: &str) -> Sorter {
+        Sorter::named(scratch, "sorter", more)
+    }
+
+    /// The same for one of several, each in a folder of its own.
+    pub fn named(scratch: &Scratch, instance: &str, more: &str) -> Sorter {
         let port = free_port();
         let toml = format!(
             "listen = \"127.0.0.1:{port}\"\nctl-socket = \"{{dir}}/ctl.sock\"\nstate-dir = \"{{dir}}/state\"\n{more}"
         );
-        let mut daemon = Daemon::new(scratch, "sorterd", "sorter", &toml);
-        scratch.dir("sorter/state");
+        let mut daemon = Daemon::new(scratch, "sorterd", instance, &toml);
+        scratch.dir(&format!("{instance}/state"));
         // What the caller's shell has set is not meant for it.
         for name in ["PG_CONN", "CONTROL_PANEL_HOST", "MODE"] {
             daemon.unset(name);
@@ -124,6 +129,11 @@ pub fn report(arm: &Process) -> Value {
 /// `recv_img_proc` of a picture.
 pub fn headers(session: &str, image: &str) -> Value {
     json!({ "command": "recv_img_proc", "arm_id": "arm1", "session_id": session, "image_name": image })
+}
+
+/// `recv_img_after` of a picture.
+pub fn after_headers(session: &str, image: &str) -> Value {
+    json!({ "command": "recv_img_after", "arm_id": "arm1", "session_id": session, "image_name": image })
 }
 
 /// `get_commands_of_session`, with the constants of the drawn arm.

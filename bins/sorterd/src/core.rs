@@ -8,6 +8,8 @@
 //! commands:  read boxes -> group -> keep the answer -> the list; the panorama is made meanwhile
 //! ```
 //!
+//! Grouping may find that another machine was sent some of the pictures: they are fetched, and it is done once more.
+//!
 //! Invariants: every task is answered once, by `false` or an error where a step failed; two messages about one picture
 //! are done one after the other, so that boxes and file belong together; at most `tasks_max` tasks are in hand.
 
@@ -16,6 +18,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use mio::Token;
 use serde_json::json;
 
+use crate::album::Wanted;
 use crate::found::Found;
 use crate::geometry::ArmConstants;
 use crate::message::{ImageName, Request, Session};
@@ -34,6 +37,15 @@ pub struct Kept {
     pub bytes: Vec<u8>,
 }
 
+/// What a kept picture is, for those who meet one of its name elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+    /// Of its bytes, hexadecimal.
+    pub sha256: String,
+}
+
 /// For the threads that compute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
@@ -48,9 +60,25 @@ pub enum Work {
 /// For the thread of the database.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ask {
-    Replace { session: Session, image: ImageName, size: (u32, u32), found: Vec<Found> },
-    Shots { session: Session },
-    SaveAnswer { session: Session, json: String },
+    Replace {
+        session: Session,
+        image: ImageName,
+        facts: Facts,
+        found: Vec<Found>,
+    },
+    /// A picture taken afterwards, for the other machines.
+    NoteAfter {
+        session: Session,
+        name: String,
+        facts: Facts,
+    },
+    Shots {
+        session: Session,
+    },
+    SaveAnswer {
+        session: Session,
+        json: String,
+    },
 }
 
 /// A panorama to make.
@@ -79,6 +107,8 @@ impl Stitch {
 pub enum Action {
     Work(Id, Work),
     Ask(Id, Ask),
+    /// Bring pictures that another machine was sent.
+    Fetch(Id, Session, Vec<Wanted>),
     /// Hand it to the uploads, if there are any; [`Outcome::Appended`] when it is safe there.
     Append(Id, Kept),
     Stitch(Stitch),
@@ -96,11 +126,14 @@ pub enum Action {
 #[derive(Debug)]
 pub enum Outcome {
     Seen(Result<Seen, String>),
-    Kept(Result<Kept, String>),
+    Kept(Result<(Kept, Facts), String>),
     Replaced(Result<(), String>),
     Appended(Result<(), String>),
     Shots(Result<Vec<Shot>, String>),
     Grouped(Result<Plan, String>),
+    /// Grouping needs pictures that are not here.
+    Missing(Vec<Wanted>),
+    Fetched(Result<usize, String>),
     Saved(Result<(), String>),
 }
 
@@ -108,7 +141,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Seen {
     pub kept: Kept,
-    pub size: (u32, u32),
+    pub facts: Facts,
     pub found: Vec<Found>,
 }
 
@@ -127,7 +160,7 @@ pub struct Counts {
 enum Kind {
     Process { image: ImageName },
     After,
-    Commands { constants: ArmConstants, answer: String, shots: Vec<Shot> },
+    Commands { constants: ArmConstants, answer: String, shots: Vec<Shot>, fetched: bool },
 }
 
 #[derive(Debug)]
@@ -202,7 +235,8 @@ impl Core {
                 vec![Action::Stitch(Stitch::After { session }), Action::Done(token)]
             }
             Request::Commands { session, constants } => {
-                let kind = Kind::Commands { constants, answer: String::new(), shots: Vec::new() };
+                let (answer, shots) = (String::new(), Vec::new());
+                let kind = Kind::Commands { constants, answer, shots, fetched: false };
                 let started = Action::Tell(session.clone(), log_type.clone(), Step::CommandsStarted);
                 let id = self.add(Task {
                     token,
@@ -256,48 +290,51 @@ impl Core {
         let Some(task) = self.tasks.get_mut(&id) else { return Vec::new() };
         let tell = |task: &Task, step| Action::Tell(task.session.clone(), task.log_type.clone(), step);
         let failed = match outcome {
-            Outcome::Seen(Ok(Seen { kept, size, found })) => {
+            Outcome::Seen(Ok(Seen { kept, facts, found })) => {
                 let Kind::Process { image } = task.kind else { return Vec::new() };
                 task.kept = Some(kept);
                 self.counts.boxes += found.len() as u64;
                 let session = task.session.clone();
-                let replace = Ask::Replace { session, image, size, found };
+                let replace = Ask::Replace { session, image, facts, found };
                 return vec![tell(task, Step::Predicted), tell(task, Step::Saving), Action::Ask(id, replace)];
             }
             Outcome::Replaced(Ok(())) => {
-                let written = tell(task, Step::Written);
-                return std::iter::once(written).chain(self.hand_on(id)).collect();
+                let boxes = matches!(task.kind, Kind::Process { .. });
+                let written = boxes.then(|| tell(task, Step::Written));
+                return written.into_iter().chain(self.hand_on(id)).collect();
             }
-            Outcome::Kept(Ok(kept)) => {
+            Outcome::Kept(Ok((kept, facts))) => {
+                let (session, name) = (kept.session.clone(), kept.name.clone());
                 task.kept = Some(kept);
+                if self.uploads {
+                    return vec![Action::Ask(id, Ask::NoteAfter { session, name, facts })];
+                }
                 return self.hand_on(id);
             }
             Outcome::Appended(Ok(())) => return self.finish(id, "true".to_owned()),
             Outcome::Shots(Ok(shots)) => {
-                let Kind::Commands { constants, shots: kept, .. } = &mut task.kind else { return Vec::new() };
-                kept.clone_from(&shots);
-                let work = Work::Group { session: task.session.clone(), shots, constants: *constants };
-                return vec![tell(task, Step::BoxesRetrieved), Action::Work(id, work)];
+                let Kind::Commands { shots: kept, .. } = &mut task.kind else { return Vec::new() };
+                *kept = shots;
+                let retrieved = tell(task, Step::BoxesRetrieved);
+                return std::iter::once(retrieved).chain(group(id, task)).collect();
             }
+            Outcome::Missing(wanted) => {
+                let Kind::Commands { fetched, .. } = &mut task.kind else { return Vec::new() };
+                if !std::mem::replace(fetched, true) {
+                    return vec![Action::Fetch(id, task.session.clone(), wanted)];
+                }
+                // Tidied away, or replaced by an arm that goes on sending.
+                "the pictures of the session changed meanwhile; ask again".to_owned()
+            }
+            Outcome::Fetched(Ok(_)) => return group(id, task).into_iter().collect(),
             Outcome::Grouped(Ok(plan)) => return self.grouped(id, &plan),
-            Outcome::Saved(saved) => {
-                let Kind::Commands { answer, .. } = &mut task.kind else { return Vec::new() };
-                let answer = std::mem::take(answer);
-                // The arm can go on without it: only the page lacks the groups.
-                let warn = saved.err().map(|why| {
-                    Action::Warn(
-                        task.session.clone(),
-                        task.log_type.clone(),
-                        format!("the answer is not kept for the page: {why}"),
-                    )
-                });
-                return warn.into_iter().chain(self.finish(id, answer)).collect();
-            }
+            Outcome::Saved(saved) => return self.saved(id, saved),
             Outcome::Seen(Err(why))
             | Outcome::Kept(Err(why))
             | Outcome::Replaced(Err(why))
             | Outcome::Appended(Err(why))
             | Outcome::Shots(Err(why))
+            | Outcome::Fetched(Err(why))
             | Outcome::Grouped(Err(why)) => why,
         };
         self.fail(id, &failed)
@@ -327,6 +364,18 @@ impl Core {
             actions.push(Action::Stitch(Stitch::Original { session, shots, groups: plan.group_of() }));
         }
         actions
+    }
+
+    fn saved(&mut self, id: Id, saved: Result<(), String>) -> Vec<Action> {
+        let Some(task) = self.tasks.get_mut(&id) else { return Vec::new() };
+        let Kind::Commands { answer, .. } = &mut task.kind else { return Vec::new() };
+        let answer = std::mem::take(answer);
+        // The arm can go on without it: only the page lacks the groups.
+        let warn = saved.err().map(|why| {
+            let why = format!("the answer is not kept for the page: {why}");
+            Action::Warn(task.session.clone(), task.log_type.clone(), why)
+        });
+        warn.into_iter().chain(self.finish(id, answer)).collect()
     }
 
     fn fail(&mut self, id: Id, why: &str) -> Vec<Action> {
@@ -375,6 +424,13 @@ impl Core {
         }
         next.map(|(id, work)| Action::Work(id, work))
     }
+}
+
+/// The grouping of what was read for it.
+fn group(id: Id, task: &Task) -> Option<Action> {
+    let Kind::Commands { constants, shots, .. } = &task.kind else { return None };
+    let (session, shots) = (task.session.clone(), shots.clone());
+    Some(Action::Work(id, Work::Group { session, shots, constants: *constants }))
 }
 
 /// The session and how the panel calls what a request is about.

@@ -21,6 +21,14 @@ fn commands() -> Request {
     Request::Commands { session: session(), constants }
 }
 
+fn facts() -> Facts {
+    Facts { size: (4, 3), sha256: "aa".into() }
+}
+
+fn wanted() -> Wanted {
+    Wanted { name: "1.jpg".into(), size: Some((1, 1)), sha256: None }
+}
+
 fn steps(actions: &[Action]) -> Vec<u8> {
     let step = |action: &Action| match action {
         Action::Tell(_, _, step) => Some(*step as u8),
@@ -34,10 +42,10 @@ fn run(core: &mut Core, mut todo: VecDeque<Action>) -> Vec<Action> {
     let mut all = Vec::new();
     while let Some(action) = todo.pop_front() {
         if let Action::Ask(id, Ask::Shots { .. }) = action {
-            let shot = Shot { name: ImageName(1), size: (1, 1), objects: Vec::new() };
+            let shot = Shot { name: ImageName(1), size: (1, 1), sha256: None, objects: Vec::new() };
             todo.extend(core.outcome(id, Outcome::Shots(Ok(vec![shot]))));
         } else {
-            todo.extend(shell(core, action.clone(), false));
+            todo.extend(shell(core, action.clone(), false, false));
         }
         all.push(action);
     }
@@ -93,6 +101,38 @@ fn commands_are_answered_without_waiting_for_the_panorama() {
 }
 
 #[test]
+fn pictures_of_other_machines_are_fetched_once() {
+    let mut core = Core::new(10, true);
+    let Action::Ask(id, _) = core.request(Token(1), commands())[1] else { panic!() };
+    let shot = Shot { name: ImageName(1), size: (1, 1), sha256: None, objects: Vec::new() };
+    let first = core.outcome(id, Outcome::Shots(Ok(vec![shot])));
+    let fetch = core.outcome(id, Outcome::Missing(vec![wanted()]));
+    assert_eq!(fetch, [Action::Fetch(id, session(), vec![wanted()])]);
+    let again = core.outcome(id, Outcome::Fetched(Ok(1)));
+    assert_eq!(again[..], first[1..], "the same is grouped again");
+    let over = core.outcome(id, Outcome::Missing(vec![wanted()]));
+    assert!(matches!(&over[1], Action::Reply(_, why) if why.contains("ask again")), "{over:?}");
+    assert!(core.is_empty());
+}
+
+/// A picture taken afterwards is known to the database before its answer where other machines may need it.
+#[test]
+fn pictures_taken_afterwards_are_noted_where_they_leave_the_machine() {
+    for uploads in [false, true] {
+        let mut core = Core::new(10, uploads);
+        let after = Request::After { session: session(), image: ImageName(7), picture: b"x".to_vec() };
+        let all = core.request(Token(1), after);
+        let all = run(&mut core, all.into());
+        let noted = Ask::NoteAfter { session: session(), name: "after_7.jpg".into(), facts: facts() };
+        let at = |wanted: &dyn Fn(&Action) -> bool| all.iter().position(wanted);
+        let reply = at(&|a| *a == Action::Reply(Token(1), "true".into())).unwrap();
+        let note = at(&|a| matches!(a, Action::Ask(_, ask) if *ask == noted));
+        assert_eq!(note.is_some_and(|n| n < reply), uploads, "{all:?}");
+        assert_eq!(steps(&all), [2, 7]);
+    }
+}
+
+#[test]
 fn a_full_house_refuses_clearly() {
     let mut core = Core::new(2, false);
     core.request(Token(1), process(1500, b"x"));
@@ -106,18 +146,22 @@ fn a_full_house_refuses_clearly() {
     assert_eq!((core.counts.refused, core.len()), (2, 2));
 }
 
-/// What a shell would report of an action; `fails`: that it failed.
-fn shell(core: &mut Core, action: Action, fails: bool) -> Vec<Action> {
+/// What a shell would report of an action; `fails`: that it failed; `missing`: that a grouping lacks a picture.
+fn shell(core: &mut Core, action: Action, fails: bool, missing: bool) -> Vec<Action> {
     fn result<T>(fails: bool, good: T) -> Result<T, String> {
         if fails { Err("broken".to_owned()) } else { Ok(good) }
     }
     let (id, outcome) = match action {
         Action::Work(id, Work::See(kept)) => {
-            (id, Outcome::Seen(result(fails, Seen { kept, size: (4, 3), found: Vec::new() })))
+            (id, Outcome::Seen(result(fails, Seen { kept, facts: facts(), found: Vec::new() })))
         }
-        Action::Work(id, Work::Keep(kept)) => (id, Outcome::Kept(result(fails, kept))),
+        Action::Work(id, Work::Keep(kept)) => (id, Outcome::Kept(result(fails, (kept, facts())))),
+        Action::Work(id, Work::Group { .. }) if missing => (id, Outcome::Missing(vec![wanted()])),
         Action::Work(id, Work::Group { .. }) => (id, Outcome::Grouped(result(fails, Plan::default()))),
-        Action::Ask(id, Ask::Replace { .. }) => (id, Outcome::Replaced(result(fails, ()))),
+        Action::Fetch(id, _, wanted) => (id, Outcome::Fetched(result(fails, wanted.len()))),
+        Action::Ask(id, Ask::Replace { .. } | Ask::NoteAfter { .. }) => {
+            (id, Outcome::Replaced(result(fails, ())))
+        }
         Action::Ask(id, Ask::Shots { .. }) => (id, Outcome::Shots(result(fails, Vec::new()))),
         Action::Ask(id, Ask::SaveAnswer { .. }) => (id, Outcome::Saved(result(fails, ()))),
         Action::Append(id, _) => (id, Outcome::Appended(result(fails, ()))),
@@ -151,7 +195,7 @@ fn whatever_happens_each_message_is_answered_once() {
                 core.request(Token(sent), request)
             } else {
                 let action = todo.swap_remove(rng.usize(..todo.len()));
-                shell(&mut core, action, rng.u8(..5) == 0)
+                shell(&mut core, action, rng.u8(..5) == 0, rng.bool())
             };
             for action in new {
                 if let Action::Reply(token, _) = &action {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's items are documented where they need to be")]
 
+pub mod album;
 pub mod config;
 pub mod core;
 pub mod daemon;

@@ -149,7 +149,7 @@ mod tests {
     fn a_session_with_and_without_an_answer() {
         let session_name = Session::new("arm", "s1").unwrap();
         let found = Found { class: 0, score: 0.5, x1: 1, y1: 2, x2: 3, y2: 4 };
-        let shots = [Shot { name: ImageName(1500), size: (40, 30), objects: vec![(7, found)] }];
+        let shots = [Shot { name: ImageName(1500), size: (40, 30), sha256: None, objects: vec![(7, found)] }];
         let bare = session(&session_name, &shots, None, &[], &[]);
         assert_eq!(bare["commands"], Value::Null);
         assert_eq!(bare["images"][0]["objects"][0]["group"], Value::Null);

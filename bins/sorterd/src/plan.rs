@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::album::Wanted;
 use crate::found::Found;
 use crate::geometry::{self, ArmConstants, Object, Servos, Sighting};
 use crate::message::ImageName;
@@ -14,8 +15,18 @@ pub struct Shot {
     pub name: ImageName,
     /// Width and height in pixels.
     pub size: (u32, u32),
+    /// Of its bytes, hexadecimal, where it is known.
+    pub sha256: Option<String>,
     /// With their ids in the database.
     pub objects: Vec<(i64, Found)>,
+}
+
+impl Shot {
+    /// Its picture.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted { name: self.name.file(), size: Some(self.size), sha256: self.sha256.clone() }
+    }
 }
 
 /// Where everything is.
@@ -117,7 +128,7 @@ mod tests {
     }
 
     fn shot(base: u32, objects: Vec<(i64, Found)>) -> Shot {
-        Shot { name: ImageName(base), size: (800, 400), objects }
+        Shot { name: ImageName(base), size: (800, 400), sha256: None, objects }
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Counts {
     pub messages: u64,
     pub panoramas: u64,
     pub panoramas_failed: u64,
+    /// Pictures that another machine was sent.
+    pub fetched: u64,
 }
 
 /// All of it.
@@ -176,12 +178,10 @@ impl Hub {
         match self.workers.next_done()? {
             Done::Look(token, looked) => return Some(Some((token, looked))),
             Done::Task(id, outcome) => {
-                if matches!(outcome, Outcome::Seen(Ok(_)) | Outcome::Kept(Ok(_))) {
-                    self.since_tidy += 1;
-                    if self.since_tidy >= TIDY_EVERY {
-                        self.since_tidy = 0;
-                        self.workers.tidy(false);
-                    }
+                match outcome {
+                    Outcome::Seen(Ok(_)) | Outcome::Kept(Ok(_)) => self.came(1),
+                    Outcome::Fetched(Ok(count)) => self.fetched(count),
+                    _ => {}
                 }
                 let actions = self.core.outcome(id, outcome);
                 self.act(actions);
@@ -198,6 +198,7 @@ impl Hub {
                 self.stitching = false;
                 self.next_stitch();
             }
+            Done::Fetched(count) => self.fetched(count),
             Done::Tidied(Ok(tidied)) => {
                 self.pictures_bytes = tidied.bytes;
                 for session in &tidied.gone {
@@ -219,6 +220,20 @@ impl Hub {
             }
         }
         Some(None)
+    }
+
+    /// So many pictures came to the shelf.
+    fn came(&mut self, count: u32) {
+        self.since_tidy = self.since_tidy.saturating_add(count);
+        if self.since_tidy >= TIDY_EVERY {
+            self.since_tidy = 0;
+            self.workers.tidy(false);
+        }
+    }
+
+    fn fetched(&mut self, count: usize) {
+        self.counts.fetched += count as u64;
+        self.came(u32::try_from(count).unwrap_or(TIDY_EVERY));
     }
 
     fn stitched(&mut self, kept: &Kept, used: usize) {
@@ -256,6 +271,7 @@ impl Hub {
             match action {
                 Action::Work(id, work) => self.workers.work(id, work),
                 Action::Ask(id, ask) => self.workers.ask(id, ask),
+                Action::Fetch(id, session, wanted) => self.workers.fetch(id, session, wanted),
                 Action::Append(id, kept) => match self.append(&kept) {
                     Ok(Some(ticket)) => self.tickets.push_back((ticket, id)),
                     Ok(None) => actions.extend(self.core.outcome(id, Outcome::Appended(Ok(())))),

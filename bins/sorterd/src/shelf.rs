@@ -1,4 +1,5 @@
-//! Pictures on disk: `<state-dir>/pictures/<arm>/<session>/<name>`.
+//! Pictures on disk: `<state-dir>/pictures/<arm>/<session>/<name>`, and `fetched_<name>` beside it for what another machine
+//! was sent.
 //!
 //! Owns: that folder. Invariants: a picture is whole or not there, and outlives a power cut once [`Shelf::put`] returned;
 //! all of it stays below a bound of bytes, the sessions not touched for the longest going first. Never: builds a path of a
@@ -16,6 +17,8 @@ use crate::message::{ImageName, Session};
 /// The panorama of the pictures as they were sorted by, and that of those taken afterwards.
 pub const PANORAMAS: [&str; 2] = ["original_stitch.jpg", "after_stitch.jpg"];
 const MODE: u32 = 0o640;
+/// What the names of pictures begin with that came from the bucket.
+const FETCHED: &str = "fetched_";
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -66,11 +69,30 @@ impl Shelf {
         fs::read(&path).map_err(context("read the picture", &path))
     }
 
-    /// The file under `name` and its size, or `None`.
+    /// Keeps a picture that another machine was sent, beside what this one was.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn put_fetched(&self, session: &Session, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        self.put(session, &format!("{FETCHED}{name}"), bytes)
+    }
+
+    /// The bytes of a picture that another machine was sent.
+    ///
+    /// # Errors
+    /// There are none, or they can't be read.
+    pub fn get_fetched(&self, session: &Session, name: &str) -> Result<Vec<u8>, Error> {
+        self.get(session, &format!("{FETCHED}{name}"))
+    }
+
+    /// The file under `name` and its size, or `None`; of a picture that came here both ways, the one that an arm sent.
     #[must_use]
     pub fn file(&self, session: &Session, name: &str) -> Option<(File, u64)> {
         let known = PANORAMAS.contains(&name) || name_of(name).is_some();
-        let file = known.then(|| File::open(self.folder(session).join(name)).ok()).flatten()?;
+        let folder = known.then(|| self.folder(session))?;
+        let file =
+            File::open(folder.join(name)).or_else(|_| File::open(folder.join(format!("{FETCHED}{name}"))));
+        let file = file.ok()?;
         let size = file.metadata().ok().filter(fs::Metadata::is_file)?.len();
         Some((file, size))
     }
@@ -80,10 +102,15 @@ impl Shelf {
     pub fn after(&self, session: &Session) -> Vec<ImageName> {
         let Ok(entries) = fs::read_dir(self.folder(session)) else { return Vec::new() };
         let mut names: Vec<ImageName> = entries
-            .filter_map(|entry| name_of(entry.ok()?.file_name().to_str()?))
+            .filter_map(|entry| {
+                let file = entry.ok()?.file_name();
+                let file = file.to_str()?;
+                name_of(file.strip_prefix(FETCHED).unwrap_or(file))
+            })
             .filter_map(|(name, after)| after.then_some(name))
             .collect();
         names.sort_unstable();
+        names.dedup();
         names
     }
 
@@ -187,7 +214,19 @@ mod tests {
         assert_eq!(shelf.after(&session), [ImageName(900), ImageName(1600)]);
         assert_eq!(shelf.panoramas(&session), [PANORAMAS[1]]);
         assert_eq!(shelf.file(&session, "after_1600.jpg").unwrap().1, 2);
-        for bad in ["2.jpg", "../s1/1500.jpg", "..", "", ".1500.jpg.tmp-1", "/etc/passwd"] {
+        shelf.put_fetched(&session, "after_1600.jpg", b"eee").unwrap();
+        shelf.put_fetched(&session, "after_1700.jpg", b"ffff").unwrap();
+        assert_eq!(shelf.after(&session), [ImageName(900), ImageName(1600), ImageName(1700)]);
+        let size = |name| shelf.file(&session, name).unwrap().1;
+        assert_eq!(
+            (size("after_1600.jpg"), size("after_1700.jpg")),
+            (2, 4),
+            "what was sent here goes before"
+        );
+        assert_eq!(shelf.get_fetched(&session, "after_1600.jpg").unwrap(), b"eee");
+        for bad in
+            ["fetched_after_1700.jpg", "2.jpg", "../s1/1500.jpg", "..", "", ".1500.jpg.tmp-1", "/etc/passwd"]
+        {
             assert!(shelf.file(&session, bad).is_none(), "{bad}");
         }
         fs::remove_dir_all(root).unwrap();

@@ -40,6 +40,7 @@ pub fn json(hub: &Hub, around: &Around, now: Instant) -> Value {
         "queue": hub.core.len(),
         "pictures": counts.pictures,
         "after_pictures": counts.after,
+        "pictures_fetched": hub.counts.fetched,
         "boxes": counts.boxes,
         "commands": counts.commands,
         "refused": counts.refused,
@@ -84,6 +85,8 @@ pub fn metrics(hub: &Hub, around: &Around, now: Instant) -> Metrics {
     let pictures = "Pictures kept, by kind";
     m.counter("sorterd_pictures_total", pictures, &[("kind", "before")], counts.pictures);
     m.counter("sorterd_pictures_total", pictures, &[("kind", "after")], counts.after);
+    let fetched = "Pictures that another machine was sent, fetched from S3";
+    m.counter("sorterd_pictures_fetched_total", fetched, &[], hub.counts.fetched);
     m.counter("sorterd_boxes_total", "Items and containers found on pictures", &[], counts.boxes);
     m.counter("sorterd_commands_total", "Sessions for which commands were made", &[], counts.commands);
     m.counter(

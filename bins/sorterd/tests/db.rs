@@ -11,7 +11,7 @@ use e2e::scratch::Scratch;
 use e2e::skip;
 use edge::config::Secret;
 use sorterd::config::store::{DatabaseTable, DbConfig, Env};
-use sorterd::db::{Db, Error, ImageRow};
+use sorterd::db::{Db, Error, Image, ImageRow};
 use sorterd::found::Found;
 
 /// Where a test's database is.
@@ -52,16 +52,22 @@ fn found(class: u32, n: i32) -> Found {
     Found { class, score: 0.1 + n as f32 / 7.0, x1: n, y1: -n, x2: n + 10, y2: i32::MAX - n }
 }
 
+fn picture(name: &str, width: u32, height: u32) -> Image<'_> {
+    Image { name, size: (width, height), sha256: "0123abcd" }
+}
+
 fn objects(row: &ImageRow) -> Vec<Found> {
     row.objects.iter().map(|(_, found)| *found).collect()
 }
 
 fn a_repeated_picture_replaces_its_boxes(place: &Place<'_>) {
     let mut db = place.open();
-    db.replace_boxes("arm", "s1", "1500.jpg", 640, 480, &[found(0, 1), found(1, 2), found(7, 3)]).unwrap();
-    db.replace_boxes("arm", "s1", "900.jpg", 640, 480, &[found(0, 4)]).unwrap();
+    db.replace_boxes("arm", "s1", &picture("1500.jpg", 640, 480), &[found(0, 1), found(1, 2), found(7, 3)])
+        .unwrap();
+    db.replace_boxes("arm", "s1", &picture("900.jpg", 640, 480), &[found(0, 4)]).unwrap();
     let before = db.images("arm", "s1").unwrap();
-    db.replace_boxes("arm", "s1", "1500.jpg", 1920, 1080, &[found(u32::MAX, 9), found(0, 8)]).unwrap();
+    db.replace_boxes("arm", "s1", &picture("1500.jpg", 1920, 1080), &[found(u32::MAX, 9), found(0, 8)])
+        .unwrap();
     let rows = db.images("arm", "s1").unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].image.as_str(), rows[0].width, rows[0].height), ("1500.jpg", 1920, 1080));
@@ -69,7 +75,7 @@ fn a_repeated_picture_replaces_its_boxes(place: &Place<'_>) {
     assert_eq!(rows[1], before[1], "the other one is as it was");
     let newest = before.iter().flat_map(|row| &row.objects).map(|(id, _)| *id).max().unwrap();
     assert!(rows[0].objects.iter().all(|(id, _)| *id > newest), "ids are not used again");
-    db.replace_boxes("arm", "s1", "900.jpg", 640, 480, &[]).unwrap();
+    db.replace_boxes("arm", "s1", &picture("900.jpg", 640, 480), &[]).unwrap();
     let rows = db.images("arm", "s1").unwrap();
     assert_eq!((rows.len(), rows[1].objects.len()), (2, 0), "a picture without objects is known");
     assert_eq!(db.images("arm", "s2").unwrap(), []);
@@ -80,7 +86,7 @@ fn everything_comes_in_order(place: &Place<'_>) {
     let mut db = place.open();
     for image in ["b.jpg", "B.jpg", "10.jpg", "9.jpg", "a_b.jpg", "a-b.jpg", "a.jpg", "ä.jpg", "_.jpg"] {
         let some: Vec<Found> = (0..20).map(|n| found(n as u32 % 2, n)).collect();
-        db.replace_boxes("arm", "s", image, 1, 1, &some).unwrap();
+        db.replace_boxes("arm", "s", &picture(image, 1, 1), &some).unwrap();
     }
     let rows = db.images("arm", "s").unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row.image.as_str()).collect();
@@ -90,7 +96,7 @@ fn everything_comes_in_order(place: &Place<'_>) {
         assert!(row.objects.iter().enumerate().all(|(n, (_, f))| f.x1 == n as i32), "{row:?}");
     }
     for session in ["s3", "s1", "s2", "s1"] {
-        db.replace_boxes("arm2", session, "1.jpg", 1, 1, &[found(0, 1)]).unwrap();
+        db.replace_boxes("arm2", session, &picture("1.jpg", 1, 1), &[found(0, 1)]).unwrap();
         std::thread::sleep(Duration::from_millis(5));
     }
     let rows = db.sessions(10).unwrap();
@@ -105,19 +111,63 @@ fn everything_comes_in_order(place: &Place<'_>) {
 fn answers_are_kept_for_each_session(place: &Place<'_>) {
     let mut db = place.open();
     assert_eq!(db.answer("arm", "s").unwrap(), None);
-    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[]).unwrap();
+    db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &[]).unwrap();
     assert_eq!(db.answer("arm", "s").unwrap(), None);
     let long = format!("[{}1]", "[[1.5,2],[3,4]],".repeat(20_000));
     for json in ["[]", "", long.as_str()] {
         db.save_answer("arm", "s", json).unwrap();
         assert_eq!(db.answer("arm", "s").unwrap().as_deref(), Some(json));
     }
-    db.replace_boxes("arm", "s", "2.jpg", 1, 1, &[]).unwrap();
+    db.replace_boxes("arm", "s", &picture("2.jpg", 1, 1), &[]).unwrap();
     assert_eq!(db.answer("arm", "s").unwrap(), Some(long), "more pictures leave it");
     db.save_answer("arm", "t", "x").unwrap();
     assert_eq!(db.sessions(9).unwrap().len(), 2);
     drop(db);
     assert_eq!(place.open().answer("arm", "t").unwrap().as_deref(), Some("x"));
+}
+
+fn pictures_taken_afterwards(place: &Place<'_>) {
+    let mut db = place.open();
+    assert_eq!(db.after("arm", "s").unwrap(), []);
+    db.note_after("arm", "s", &picture("after_2.jpg", 640, 480)).unwrap();
+    db.note_after("arm", "s", &picture("after_1.jpg", 1, 2)).unwrap();
+    let again = Image { name: "after_2.jpg", size: (3, 4), sha256: "ff" };
+    db.note_after("arm", "s", &again).unwrap();
+    let row = |image: &str, width, height, sha256: &str| ImageRow {
+        image: image.into(),
+        width,
+        height,
+        sha256: Some(sha256.into()),
+        objects: vec![],
+    };
+    let wanted = [row("after_1.jpg", 1, 2, "0123abcd"), row("after_2.jpg", 3, 4, "ff")];
+    assert_eq!(db.after("arm", "s").unwrap(), wanted);
+    assert_eq!(db.after("arm", "other").unwrap(), []);
+    assert_eq!(db.images("arm", "s").unwrap(), [], "they have no boxes");
+    db.forget("arm", "s").unwrap();
+    assert_eq!(db.after("arm", "s").unwrap(), []);
+}
+
+/// A database that the first form's program made: what is in it stays, and the new columns are there.
+fn the_first_form_is_brought_up_to_date(place: &Place<'_>) {
+    let mut db = place.open();
+    db.replace_boxes("arm", "s", &picture("1.jpg", 640, 480), &[found(0, 1)]).unwrap();
+    drop(db);
+    let back = "DROP TABLE sorter_after; ALTER TABLE sorter_picture DROP COLUMN sha256; \
+                DELETE FROM sorter_schema WHERE version > 1;";
+    match place.server {
+        Some((server, name)) => drop(server.sql_in(name, back)),
+        None => rusqlite::Connection::open(place.scratch.join("a/b/sorterd.db"))
+            .unwrap()
+            .execute_batch(back)
+            .unwrap(),
+    }
+    let mut db = place.open();
+    let row = &db.images("arm", "s").unwrap()[0];
+    assert_eq!((row.sha256.as_deref(), objects(row)), (None, vec![found(0, 1)]));
+    db.replace_boxes("arm", "s", &picture("1.jpg", 640, 480), &[]).unwrap();
+    assert_eq!(db.images("arm", "s").unwrap()[0].sha256.as_deref(), Some("0123abcd"));
+    db.note_after("arm", "s", &picture("after_1.jpg", 1, 1)).unwrap();
 }
 
 /// Names that would be dangerous as a part of a statement or a path are data like any other.
@@ -140,7 +190,7 @@ fn names_are_data(place: &Place<'_>) {
         "NULL",
     ];
     for (n, name) in names.iter().enumerate() {
-        db.replace_boxes(name, name, name, 1, 2, &[found(0, n as i32)]).unwrap();
+        db.replace_boxes(name, name, &picture(name, 1, 2), &[found(0, n as i32)]).unwrap();
         db.save_answer(name, name, name).unwrap();
     }
     for (n, name) in names.iter().enumerate() {
@@ -151,11 +201,11 @@ fn names_are_data(place: &Place<'_>) {
     }
     assert_eq!(db.sessions(100).unwrap().len(), names.len());
     for (arm, session, image) in [("a\0b", "s", "i"), ("a", "\0", "i"), ("a", "s", "i\0")] {
-        let error = db.replace_boxes(arm, session, image, 1, 1, &[]).unwrap_err();
+        let error = db.replace_boxes(arm, session, &picture(image, 1, 1), &[]).unwrap_err();
         assert!(matches!(error, Error::Value { .. }), "{error}");
     }
     let not = Found { score: f32::NAN, ..found(0, 1) };
-    db.replace_boxes("nan", "s", "i", u32::MAX, 0, &[not]).unwrap();
+    db.replace_boxes("nan", "s", &picture("i", u32::MAX, 0), &[not]).unwrap();
     let row = &db.images("nan", "s").unwrap()[0];
     assert_eq!((row.width, row.height, row.objects[0].1.score), (u32::MAX, 0, 0.0));
 }
@@ -164,7 +214,7 @@ fn ten_thousand_boxes_are_one_picture(place: &Place<'_>) {
     let mut db = place.open();
     let many: Vec<Found> = (0..10_007).map(|n| found(n as u32 % 3, n)).collect();
     for _ in 0..2 {
-        db.replace_boxes("arm", "s", "1.jpg", 1, 1, &many).unwrap();
+        db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &many).unwrap();
     }
     let rows = db.images("arm", "s").unwrap();
     assert_eq!(objects(&rows[0]), many);
@@ -180,7 +230,7 @@ fn writers_do_not_mix(place: &Place<'_>) {
                 let mut db = place.open();
                 for _ in 0..10 {
                     let own: Vec<Found> = (0..20).map(|n| found(writer, n)).collect();
-                    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &own).unwrap();
+                    db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &own).unwrap();
                     db.save_answer("arm", "s", "[]").unwrap();
                 }
             });
@@ -194,7 +244,7 @@ fn writers_do_not_mix(place: &Place<'_>) {
 
 /// Kills a process that writes, again and again: a picture has the boxes of one writing, never a part.
 fn kill_9_leaves_whole_pictures(place: &Place<'_>) {
-    place.open().replace_boxes("arm", "s", "1.jpg", 1, 1, &writing(0)).unwrap();
+    place.open().replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &writing(0)).unwrap();
     let mut last = 0;
     for round in 1..9u32 {
         let mut child = Command::new(std::env::current_exe().unwrap());
@@ -231,7 +281,7 @@ fn child_that_is_killed() {
     let first: u32 = std::env::var("SORTER_DB_FIRST").unwrap().parse().unwrap();
     let mut db = Db::open(&config(Path::new(&state), conn.as_deref(), "")).unwrap();
     for class in first.. {
-        db.replace_boxes("arm", "s", "1.jpg", 1, 1, &writing(class)).unwrap();
+        db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &writing(class)).unwrap();
         if class == first {
             println!("has written");
         }
@@ -261,6 +311,8 @@ on_both! {
     a_repeated_picture_replaces_its_boxes
     everything_comes_in_order
     answers_are_kept_for_each_session
+    pictures_taken_afterwards
+    the_first_form_is_brought_up_to_date
     names_are_data
     ten_thousand_boxes_are_one_picture
     writers_do_not_mix
@@ -288,7 +340,7 @@ fn postgres_goes_and_comes_back() {
     };
     let more = "retry-min-ms = 300\nretry-max-ms = 600\n";
     let mut db = Db::open(&config(scratch.path(), Some(&server.address()), more)).unwrap();
-    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[found(0, 1)]).unwrap();
+    db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &[found(0, 1)]).unwrap();
     // Restarted while nothing was asked: nobody notices.
     server.stop();
     server.resume();
@@ -376,7 +428,7 @@ fn postgres_refuses_and_says_why() {
     drop(open(&server.address()).unwrap());
     server.sql("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader");
     let mut db = open(&reader).unwrap();
-    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &[found(0, 1)]).unwrap();
+    db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &[found(0, 1)]).unwrap();
     assert!(!format!("{db:?}").contains("hunter2"));
     assert_eq!(db.name(), format!("postgresql://reader@127.0.0.1:{port}/sorter"));
 }
@@ -407,7 +459,7 @@ fn postgres_by_socket_and_by_tls() {
     let mut db = open("localhost", "&sslmode=require").unwrap();
     assert_eq!(encrypted(), "1");
     let many: Vec<Found> = (0..3000).map(|n| found(1, n)).collect();
-    db.replace_boxes("arm", "s", "1.jpg", 1, 1, &many).unwrap();
+    db.replace_boxes("arm", "s", &picture("1.jpg", 1, 1), &many).unwrap();
     drop(db);
     let verified = format!("&sslmode=verify-full&sslrootcert={ca}");
     let mut db = open("localhost", &verified).unwrap();

@@ -97,6 +97,41 @@ pub fn judge_put(answer: &Answer, bucket: &str, table: &str, checksum: &str) -> 
     }
 }
 
+/// What to do about an answer to GET that is not the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GetVerdict {
+    /// There is none, or none for us.
+    Absent(String),
+    /// As in [`Verdict`].
+    Credentials(String),
+    /// As the core understands it; never stored.
+    Other(Outcome),
+}
+
+/// Judges the answer to a GET that is not the object. `object` names it in messages, `table` as in [`judge_put`].
+#[must_use]
+pub fn judge_get(answer: &Answer, object: &str, table: &str) -> GetVerdict {
+    let text = answer.text();
+    match (answer.status, answer.error.code.as_str()) {
+        (404, "NoSuchKey") => GetVerdict::Absent(text),
+        // Who may not list a bucket gets this for what is not there, too.
+        (401 | 403, "" | "AccessDenied") => GetVerdict::Absent(format!(
+            "{text}: it is not there, or the credentials lack s3:GetObject (s3:ListBucket tells the two apart)"
+        )),
+        // Of a PUT these say that all is well; nothing that was asked of the GET is answered by them.
+        (..=299 | 304 | 412, _) => {
+            GetVerdict::Other(Outcome::Retry(format!("{object}: the answer {text} makes no sense")))
+        }
+        _ => match judge_put(answer, object, table, "") {
+            Verdict::Credentials(why) => GetVerdict::Credentials(why),
+            Verdict::Other(outcome) => GetVerdict::Other(outcome),
+            Verdict::Stored | Verdict::Exists => {
+                GetVerdict::Other(Outcome::Retry(format!("{object}: the answer {text} makes no sense")))
+            }
+        },
+    }
+}
+
 fn wrong_region(answer: &Answer, table: &str, text: &str) -> String {
     let told = answer.bucket_region.as_deref().filter(|r| !r.is_empty());
     let region = told.or(Some(answer.error.region.as_str())).filter(|r| !r.is_empty());
@@ -173,6 +208,8 @@ mod tests {
         for status in 0..1200 {
             for code in ["", "Whatever", "SlowDown"] {
                 let _ = verdict(status, code);
+                let error = ErrorBody { code: code.into(), ..ErrorBody::default() };
+                let _ = judge_get(&Answer { status, error, ..Answer::default() }, "o", "target");
             }
         }
     }

@@ -8,6 +8,8 @@
 //! unless `conditional = false` says so (then the key's own purity keeps contents the same); memory per call is a few
 //! buffers beside the object.
 
+mod get;
+
 use std::io::Read as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,6 +26,7 @@ use ureq::{Agent, Body};
 
 use super::answer::{Answer, Verdict, judge_put};
 use super::{Object, Outcome, sidecar_key};
+pub use get::Got;
 
 /// The SHA-256 of nothing.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -257,6 +260,19 @@ impl S3 {
         body: &[u8],
         sha256: &str,
     ) -> Result<(Response<Body>, std::sync::Arc<Credentials>), Failure> {
+        self.send_within(method, key, headers, body, sha256, None)
+    }
+
+    /// The same, answered and read `within` this time, which is below that of the settings.
+    fn send_within(
+        &self,
+        method: &str,
+        key: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        sha256: &str,
+        within: Option<Duration>,
+    ) -> Result<(Response<Body>, std::sync::Arc<Credentials>), Failure> {
         let now_s = unix_s() + self.skew_s();
         let credentials =
             self.provider.get(now_s).map_err(|error| Failure::Credentials(error.to_string()))?;
@@ -285,7 +301,15 @@ impl S3 {
             let request = request.header("content-length", body.len());
             self.agent.run(request.body(body).map_err(|_| unfit())?)
         } else {
-            self.fresh.run(request.body(()).map_err(|_| unfit())?)
+            let request = request.body(()).map_err(|_| unfit())?;
+            match within {
+                // No refused PUT went before it: a kept connection will do.
+                Some(within) => {
+                    let request = self.agent.configure_request(request).timeout_global(Some(within)).build();
+                    self.agent.run(request)
+                }
+                None => self.fresh.run(request),
+            }
         };
         match result {
             Ok(response) => Ok((response, credentials)),

@@ -11,7 +11,7 @@ use crate::objects::script::{self, Request, Server, error, ok};
 
 const BODY: &[u8] = b"one face";
 
-fn settings(endpoint: &str, vars: &[(&str, &str)]) -> Settings {
+pub(super) fn settings(endpoint: &str, vars: &[(&str, &str)]) -> Settings {
     let keys = [("AWS_ACCESS_KEY_ID", "AKTEST"), ("AWS_SECRET_ACCESS_KEY", "SKTEST")];
     let vars = if vars.is_empty() { &keys } else { vars };
     let vars = Vars::new(vars.iter().map(|(k, v)| (*k, (*v).to_owned())));

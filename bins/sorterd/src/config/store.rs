@@ -81,6 +81,8 @@ pub struct UploadTable {
     pub idle_timeout_ms: u64,
     /// Longest whole request.
     pub request_timeout_ms: u64,
+    /// Longest time that a session waits for pictures that another machine was sent.
+    pub fetch_wait_ms: u64,
     /// The queue on disk.
     pub spool: SpoolTable,
 }
@@ -120,6 +122,7 @@ impl Default for UploadTable {
             connect_timeout_ms: 5_000,
             idle_timeout_ms: 20_000,
             request_timeout_ms: 300_000,
+            fetch_wait_ms: 15_000,
             spool: SpoolTable::default(),
         }
     }
@@ -189,6 +192,8 @@ pub struct UploadConfig {
     pub target: Settings,
     pub policy: Policy,
     pub spool: SpoolConfig,
+    /// Longest search for the pictures of a session that are not here.
+    pub fetch_wait: Duration,
 }
 
 impl DatabaseTable {
@@ -316,7 +321,8 @@ impl UploadTable {
             idle_timeout: ms(self.idle_timeout_ms),
             request_timeout: ms(self.request_timeout_ms),
         };
-        Ok((mode, Some(UploadConfig { prefix: found.prefix, target, policy, spool })))
+        let fetch_wait = ms(self.fetch_wait_ms);
+        Ok((mode, Some(UploadConfig { prefix: found.prefix, target, policy, spool, fetch_wait })))
     }
 
     fn mode<R>(&self, loaded: &Loaded<R>, env: &Env) -> Result<Mode, config::Error> {
@@ -342,7 +348,8 @@ impl UploadTable {
         within("hold-max-ms", self.hold_max_ms, self.hold_min_ms, day)?;
         within("connect-timeout-ms", self.connect_timeout_ms, 1, day)?;
         within("idle-timeout-ms", self.idle_timeout_ms, 1, day)?;
-        within("request-timeout-ms", self.request_timeout_ms, self.idle_timeout_ms, day)
+        within("request-timeout-ms", self.request_timeout_ms, self.idle_timeout_ms, day)?;
+        within("fetch-wait-ms", self.fetch_wait_ms, 1, 600_000)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::found::Found;
 use engine::{Engine, Fields, Kind, Row, Statement, Value};
 
 /// What brings a database from form `n` to form `n + 1`.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// Objects that go into one statement; SQLite takes 32766 parameters, PostgreSQL 65535, each object has six.
 const OBJECTS_PER_STATEMENT: usize = 500;
@@ -26,14 +26,22 @@ const TOUCH: &str = "\
     ON CONFLICT (arm, session) DO UPDATE SET updated_ms = excluded.updated_ms";
 
 const PICTURE: &str = "\
-    INSERT INTO sorter_picture (arm, session, image, width, height, stored_ms) VALUES ($1, $2, $3, $4, $5, $6) \
-    ON CONFLICT (arm, session, image) DO UPDATE \
-    SET width = excluded.width, height = excluded.height, stored_ms = excluded.stored_ms";
+    INSERT INTO sorter_picture (arm, session, image, width, height, sha256, stored_ms) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (arm, session, image) DO UPDATE \
+    SET width = excluded.width, height = excluded.height, sha256 = excluded.sha256, stored_ms = excluded.stored_ms";
+
+const NOTE_AFTER: &str = "\
+    INSERT INTO sorter_after (arm, session, image, width, height, sha256, stored_ms) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (arm, session, image) DO UPDATE \
+    SET width = excluded.width, height = excluded.height, sha256 = excluded.sha256, stored_ms = excluded.stored_ms";
+
+const AFTER: &str = "\
+    SELECT image, width, height, sha256 FROM sorter_after WHERE arm = $1 AND session = $2 ORDER BY image";
 
 const FORGET: &str = "DELETE FROM sorter_object WHERE arm = $1 AND session = $2 AND image = $3";
 
 const IMAGES: &str = "\
-    SELECT p.image, p.width, p.height, o.id, o.class, o.score, o.x1, o.y1, o.x2, o.y2 \
+    SELECT p.image, p.width, p.height, p.sha256, o.id, o.class, o.score, o.x1, o.y1, o.x2, o.y2 \
     FROM sorter_picture p LEFT JOIN sorter_object o ON o.arm = p.arm AND o.session = p.session AND o.image = p.image \
     WHERE p.arm = $1 AND p.session = $2 ORDER BY p.image, o.id";
 
@@ -48,13 +56,24 @@ const SAVE: &str = "\
     ON CONFLICT (arm, session) DO UPDATE SET updated_ms = excluded.updated_ms, answer = excluded.answer";
 
 /// In the order of [`Db::replace_boxes`], so that the two wait for each other.
-const GONE: [&str; 3] = [
+const GONE: [&str; 4] = [
     "DELETE FROM sorter_session WHERE arm = $1 AND session = $2",
     "DELETE FROM sorter_picture WHERE arm = $1 AND session = $2",
     "DELETE FROM sorter_object WHERE arm = $1 AND session = $2",
+    "DELETE FROM sorter_after WHERE arm = $1 AND session = $2",
 ];
 
 const ANSWER: &str = "SELECT answer FROM sorter_session WHERE arm = $1 AND session = $2";
+
+/// A picture that is to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Image<'a> {
+    pub name: &'a str,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+    /// Of its bytes, hexadecimal.
+    pub sha256: &'a str,
+}
 
 /// A picture and what was found on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +82,8 @@ pub struct ImageRow {
     /// In pixels.
     pub width: u32,
     pub height: u32,
+    /// Of its bytes, hexadecimal; not known of pictures from before the second form.
+    pub sha256: Option<String>,
     /// In the order in which they were given, with ids that ascend over all pictures.
     pub objects: Vec<(i64, Found)>,
 }
@@ -183,24 +204,55 @@ impl Db {
         &mut self,
         arm: &str,
         session: &str,
-        image: &str,
-        width: u32,
-        height: u32,
+        image: &Image<'_>,
         found: &[Found],
     ) -> Result<(), Error> {
         let what = "store the boxes of a picture";
         let now = Value::Int(now_ms());
-        let [arm, session, image] = texts(what, [arm, session, image])?;
-        let (width, height) = (Value::Int(width.into()), Value::Int(height.into()));
+        let (width, height) = (Value::Int(image.size.0.into()), Value::Int(image.size.1.into()));
+        let [arm, session, image, sha256] = texts(what, [arm, session, image.name, image.sha256])?;
         // The session first and the picture second, so that two who store the same wait for each other in this order.
         let mut statements = vec![
             Statement::change(TOUCH, vec![arm, session, now]),
-            Statement::change(PICTURE, vec![arm, session, image, width, height, now]),
+            Statement::change(PICTURE, vec![arm, session, image, width, height, sha256, now]),
             Statement::change(FORGET, vec![arm, session, image]),
         ];
         statements
             .extend(found.chunks(OBJECTS_PER_STATEMENT).map(|some| insert([arm, session, image], some)));
         self.run(what, &statements).map(drop)
+    }
+
+    /// Stores that a picture was taken after the sorting, in the place of what was known of it.
+    ///
+    /// # Errors
+    /// [`Error`]: nothing was stored.
+    pub fn note_after(&mut self, arm: &str, session: &str, image: &Image<'_>) -> Result<(), Error> {
+        let what = "store that a picture was taken afterwards";
+        let now = Value::Int(now_ms());
+        let (width, height) = (Value::Int(image.size.0.into()), Value::Int(image.size.1.into()));
+        let [arm, session, image, sha256] = texts(what, [arm, session, image.name, image.sha256])?;
+        let statements = [
+            Statement::change(TOUCH, vec![arm, session, now]),
+            Statement::change(NOTE_AFTER, vec![arm, session, image, width, height, sha256, now]),
+        ];
+        self.run(what, &statements).map(drop)
+    }
+
+    /// The pictures of a session that were taken after the sorting, without objects.
+    ///
+    /// # Errors
+    /// [`Error`]: the database can't be asked.
+    pub fn after(&mut self, arm: &str, session: &str) -> Result<Vec<ImageRow>, Error> {
+        const COLUMNS: &[Kind] = &[Kind::Text, Kind::Int, Kind::Int, Kind::Text];
+        let what = "look up the pictures taken afterwards";
+        let names = texts(what, [arm, session])?;
+        let rows = self.run(what, &[Statement::query(AFTER, names.to_vec(), COLUMNS)])?;
+        let image = |row: Row| {
+            let mut fields = Fields::new(what, row);
+            let (image, width, height) = (fields.text()?, fields.int()?, fields.int()?);
+            Ok(ImageRow { image, width, height, sha256: fields.text_or_null()?, objects: Vec::new() })
+        };
+        rows.into_iter().map(image).collect()
     }
 
     /// The pictures of a session in the order of their names' bytes, each with its objects in the order of their ids.
@@ -212,6 +264,7 @@ impl Db {
             Kind::Text,
             Kind::Int,
             Kind::Int,
+            Kind::Text,
             Kind::Int,
             Kind::Int,
             Kind::Real,
@@ -227,8 +280,9 @@ impl Db {
         for row in rows {
             let mut fields = Fields::new(what, row);
             let (image, width, height) = (fields.text()?, fields.int()?, fields.int()?);
+            let sha256 = fields.text_or_null()?;
             if images.last().is_none_or(|last| last.image != image) {
-                images.push(ImageRow { image, width, height, objects: Vec::new() });
+                images.push(ImageRow { image, width, height, sha256, objects: Vec::new() });
             }
             if let (Some(last), Some(id)) = (images.last_mut(), fields.int_or_null()?) {
                 last.objects.push((id, object(&mut fields)?));
