@@ -207,7 +207,8 @@ def draw(args):
     for base, name in zip(table.bases, table.names()):
         with open(os.path.join(args.folder, name), "wb") as file:
             file.write(table.picture(base))
-    return {"pictures": table.names(), "arm_constants": table.arm, "problems": []}
+    things = [{"kind": t.kind, "look": t.look, "servo": [t.servo0, table.servo1(t)]} for t in table.things]
+    return {"pictures": table.names(), "arm_constants": table.arm, "things": things, "problems": []}
 
 
 def log(args):

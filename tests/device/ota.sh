@@ -2,23 +2,11 @@
 # In the virtual device: depotd publishes, otad installs, under the real systemd. Run by `run.sh ota`.
 # Prints what it sees, with the uptime in brackets; ends with 1 if an expectation failed.
 set -u
+# shellcheck source=tests/device/common.sh disable=SC1091
+. /mnt/host/common.sh
 # shellcheck source=tests/device/ota_common.sh disable=SC1091
 . /mnt/host/ota_common.sh
-FAILED=0
-say() { echo "== $* [$(cut -d' ' -f1 /proc/uptime)]"; }
-expect() { # WHAT COMMAND...
-    local what=$1
-    shift
-    if "$@" >/tmp/expect.out 2>&1; then echo "ok    $what"; else
-        echo "WRONG $what: $* ($(tail -n 3 /tmp/expect.out | tr '\n' ' '))"
-        FAILED=$((FAILED + 1))
-    fi
-}
 # Called by expect.
-# shellcheck disable=SC2317
-same() { [ "$1" = "$2" ] || { echo "'$1' is not '$2'"; false; }; }
-# shellcheck disable=SC2317
-soon() { for _ in $(seq 60); do "$@" && return 0; sleep 0.2; done; "$@"; }
 # shellcheck disable=SC2317
 runs() {
     local now

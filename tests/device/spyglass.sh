@@ -4,31 +4,16 @@
 # Functions are called by expect.
 # shellcheck disable=SC2317
 set -u
-HOST=/mnt/host
-FAILED=0
-say() { echo "== $* [$(cut -d' ' -f1 /proc/uptime)]"; }
-expect() { # WHAT COMMAND...
-    local what=$1
-    shift
-    if "$@" >/dev/null 2>&1; then echo "ok    $what"; else
-        echo "WRONG $what: $*"
-        FAILED=$((FAILED + 1))
-    fi
-}
+# shellcheck source=tests/device/common.sh disable=SC1091
+. /mnt/host/common.sh
 ctl() { curl -s --max-time 5 --unix-socket /run/edge/spyglassd/ctl.sock "http://x/$1"; }
 is_jpeg() { [ "$(head -c 2 "$1" | od -An -tx1 | tr -d ' ')" = ffd8 ]; }
-has() { printf '%s' "$1" | grep -q "$2"; }
-no() { ! "$@"; }
 picture() { curl -s --max-time 20 -o "$1" http://127.0.0.1:8555/gate.jpg; }
 state() { ctl status | tr -d '\n' | sed -n 's/.*"name": "gate".*"state": "\([A-Z]*\)".*/\1/p'; }
-becomes_active() { for _ in $(seq 150); do systemctl is-active -q spyglassd && return 0; sleep 0.2; done; return 1; }
 wait_state() { for _ in $(seq 300); do [ "$(state)" = "$1" ] && return 0; sleep 0.2; done; return 1; }
 
 say "install"
-tar -C / -xf $HOST/root.tar
-systemd-sysusers
-systemd-tmpfiles --create /usr/lib/tmpfiles.d/edge.conf
-systemctl daemon-reload
+install_root
 expect "spyglassd --check of the installed file" spyglassd --check
 expect "the unit is in order" systemd-analyze verify spyglassd.service
 systemd-analyze security --no-pager spyglassd.service | tail -n 1
@@ -37,7 +22,7 @@ say "start"
 systemctl start spyglassd
 echo "start exits $?; $(systemctl show spyglassd -P StatusText)"
 expect "spyglassd is active" systemctl is-active -q spyglassd
-expect "it runs as its own user" has "$(ps -o user= -p "$(systemctl show spyglassd -P MainPID)")" edge-spy
+expect "it runs as its own user" has "$(ps -o user= -p "$(main_pid spyglassd)")" edge-spy
 stat -c '%a %U %G %n' /run/edge/spyglassd/frames.sock
 
 # An application with a user of its own. With the group edge it may stream, without it may not.
@@ -85,9 +70,9 @@ expect "the application is back by itself" wait_state WAITING
 picture /tmp/third.jpg
 expect "a picture after the restart" is_jpeg /tmp/third.jpg
 say "crash"
-kill -9 "$(systemctl show spyglassd -P MainPID)"
+kill -9 "$(main_pid spyglassd)"
 sleep 1
-expect "systemd has started it again" becomes_active
+expect "systemd has started it again" becomes_active spyglassd
 expect "the application is back once more" wait_state WAITING
 picture /tmp/fourth.jpg
 expect "a picture after the crash" is_jpeg /tmp/fourth.jpg

@@ -2,17 +2,8 @@
 # In the virtual device: the installed units under systemd, from a camera to files. Run by `run.sh system`.
 # Prints what it sees, with the uptime in brackets; ends with the number of expectations that failed.
 set -u
-HOST=/mnt/host
-FAILED=0
-say() { echo "== $* [$(cut -d' ' -f1 /proc/uptime)]"; }
-expect() { # WHAT COMMAND...
-    local what=$1
-    shift
-    if "$@" >/dev/null 2>&1; then echo "ok    $what"; else
-        echo "WRONG $what: $*"
-        FAILED=$((FAILED + 1))
-    fi
-}
+# shellcheck source=tests/device/common.sh disable=SC1091
+. /mnt/host/common.sh
 ctl() { curl -s --max-time 5 --unix-socket "/run/edge/$1/ctl.sock" "http://x/$2"; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }
 timed_start() {
@@ -24,12 +15,7 @@ timed_start() {
 # Called by expect.
 # shellcheck disable=SC2317
 start_failed() { ! systemctl start "$1"; }
-# shellcheck disable=SC2317
-same() { [ "$1" = "$2" ]; }
-# shellcheck disable=SC2317
-at_least() { [ "$1" -ge "$2" ]; }
 objects() { find /var/lib/edge/s3put/objects -type f ! -name '*.json' ! -name '.*' 2>/dev/null | wc -l; }
-main_pid() { systemctl show "$1" -P MainPID; }
 # Voluntary and involuntary switches of all threads: an idle process makes one each time it wakes.
 switches() { cat "/proc/$1"/task/*/status | awk '/ctxt_switches/ { n += $2 } END { print n }'; }
 
@@ -37,10 +23,7 @@ switches() { cat "/proc/$1"/task/*/status | awk '/ctxt_switches/ { n += $2 } END
 cpu_ms() { awk '{ print ($14 + $15) * 10 }' "/proc/$1/stat"; }
 
 say "install"
-tar -C / -xf $HOST/root.tar
-systemd-sysusers
-systemd-tmpfiles --create /usr/lib/tmpfiles.d/edge.conf
-systemctl daemon-reload
+install_root
 id edge-faced edge-mqfwd edge-s3put
 for d in faced mqfwd s3put; do expect "$d --check of the installed file" "$d" --check; done
 mkdir -p /srv/pics /etc/edge
