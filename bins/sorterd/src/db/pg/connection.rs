@@ -31,6 +31,8 @@ const ROWS_BYTES_MAX: usize = 256 << 20;
 /// Statements that are sent before an answer is read. Their answers are a few bytes each, so that neither side ever waits
 /// for the other with full buffers.
 const STATEMENTS_AT_ONCE: usize = 16;
+/// How often the server may have a password hashed (PostgreSQL's own setting is 4096); about a second.
+const ITERATIONS_MAX: u32 = 1_000_000;
 /// The longest text of an error that is kept, in characters.
 const ERROR_CHARS_MAX: usize = 500;
 
@@ -104,6 +106,14 @@ impl Connection {
             io::ErrorKind::Other | io::ErrorKind::InvalidData => protocol(error.to_string()),
             _ => Fault::Io(error),
         })?;
+        Self::begin(stream, address)
+    }
+
+    /// Logs in over a stream that has a deadline.
+    ///
+    /// # Errors
+    /// [`Fault`]
+    pub fn begin(stream: Stream, address: &Address) -> Result<Self, Fault> {
         let (inbox, outbox) = (BytesMut::new(), BytesMut::new());
         let mut connection = Self { stream, inbox, outbox, message_bytes_max: LOGIN_BYTES_MAX };
         let parameters = [
@@ -266,6 +276,7 @@ impl Connection {
                 }
                 Message::AuthenticationSaslContinue(body) => {
                     let scram = scram.as_mut().ok_or_else(|| protocol("SCRAM goes on before it began"))?;
+                    check_iterations(body.data())?;
                     scram.update(body.data()).map_err(malformed)?;
                     frontend::sasl_response(scram.message(), &mut self.outbox)?;
                 }
@@ -347,6 +358,19 @@ fn next_message(inbox: &mut BytesMut, bytes_max: usize) -> Result<Option<Message
         return Ok(None);
     }
     Message::parse(inbox).map_err(malformed)
+}
+
+/// How often the password is to be hashed is the server's choice: one that is not ours could have it done for hours.
+fn check_iterations(server_first: &[u8]) -> Result<(), Fault> {
+    let count = server_first.split(|b| *b == b',').find_map(|attribute| attribute.strip_prefix(b"i="));
+    let count = count.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok());
+    match count {
+        Some(count) if count > ITERATIONS_MAX => Err(protocol(format!(
+            "the server wants the password hashed {count} times, more than {ITERATIONS_MAX} (scram_iterations there)"
+        ))),
+        // What is missing or no number is for the codec to refuse.
+        _ => Ok(()),
+    }
 }
 
 fn password(address: &Address) -> Result<&str, Fault> {

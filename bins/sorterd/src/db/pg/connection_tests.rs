@@ -194,3 +194,14 @@ fn damaged_answers() {
         assert!(inbox.len() <= bytes.len(), "seed {seed} round {round}");
     }
 }
+
+#[test]
+fn a_server_can_t_have_the_password_hashed_for_hours() {
+    for good in ["r=abc,s=QQ==,i=4096", "r=abc,s=QQ==,i=1000000", "", "i=", "i=x", "r=i=99999999999,s=,i=1"] {
+        assert!(check_iterations(good.as_bytes()).is_ok(), "{good}");
+    }
+    for bad in ["r=abc,s=QQ==,i=1000001", "i=4294967295,r=x", "r=,i=4294967295,i=1"] {
+        let Err(Fault::Protocol(why)) = check_iterations(bad.as_bytes()) else { panic!("{bad}") };
+        assert!(why.contains("scram_iterations"), "{why}");
+    }
+}

@@ -122,8 +122,7 @@ impl Stream {
         let host = match &address.host {
             Host::Socket(folder) => {
                 let path = folder.join(format!(".s.PGSQL.{}", address.port));
-                let socket = Socket::Unix(UnixStream::connect(path)?);
-                return Ok(Self::Plain(Timed { socket, deadline }));
+                return Ok(Self::over(UnixStream::connect(path)?, deadline));
             }
             Host::Net(host) => host,
         };
@@ -158,6 +157,11 @@ impl Stream {
             client.complete_io(&mut timed)?;
         }
         Ok(Self::Tls(Box::new(StreamOwned::new(client, timed))))
+    }
+
+    /// Over a socket within this machine.
+    pub fn over(socket: UnixStream, deadline: Instant) -> Self {
+        Self::Plain(Timed { socket: Socket::Unix(socket), deadline })
     }
 
     /// Every call ends at `deadline` from now on.
