@@ -6,11 +6,15 @@
 //! 3. What is further from it than the contrast is joined where it nearly touches, and outlined. Only outer outlines
 //!    count: what lies in a container is sorted already and not found again, nor is a container's pattern.
 //! 4. By its area an outline is an item, a container or nothing ([`Rules`]).
+//! 5. Of what the picture's edge cuts, only the part that is seen is measured. A container's part is a container as long
+//!    as it is large enough: its middle is still within the container. What is too small for one, but as long as its
+//!    side, may be a part of one and is nothing: were it an item, the arm would reach for the container.
 //!
 //! The score is how far the object's colour is from the background's: 0.5 at the contrast, towards 1 above it.
-//! Known limits: items that touch are one; an object of the background's colour is none; a hard shadow is one.
+//! Known limits: items that touch are one; an object of the background's colour is none; a hard shadow is one; a
+//! container's corner that sticks into the picture by less than a container's side is an item (without `edge_items`, none).
 
-use opencv::core::{self, Mat, Point, Rect, Size, Vector};
+use opencv::core::{self, Mat, Point, Point2f, Rect, RotatedRect, Size, Size2f, Vector};
 use opencv::imgproc;
 use opencv::prelude::*;
 
@@ -23,7 +27,7 @@ use crate::vision::picture::Picture;
 const NOISE: f32 = 4.0;
 
 /// What an outline is, by its area as a share of the picture's and by its fill: the share of the smallest rectangle
-/// around it, at any angle, that it covers (1 for a rectangle, 0.79 for a disc).
+/// around it, at any angle, that it covers as far as that is within the picture (1 for a rectangle, 0.79 for a disc).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rules {
     /// Smallest and largest item, 0 to 1.
@@ -43,6 +47,13 @@ impl Rules {
             return Some(CONTAINER);
         }
         within(self.item_area).then_some(Found::ITEM)
+    }
+
+    /// Whether an outline that the picture's edge cuts, this long on its longer side, may be a part of a container;
+    /// `side2` is that length squared, as a share of the picture's area.
+    #[must_use]
+    pub fn may_be_of_container(&self, side2: f64) -> bool {
+        side2 >= self.container_area.0
     }
 }
 
@@ -170,16 +181,20 @@ impl Contours {
         if area < 1.0 {
             return Ok(None);
         }
-        let around = imgproc::min_area_rect(outline).map_err(failed())?.size;
-        // The outline runs through the middle of the pixels at the edge.
-        let fill = area / f64::from(around.width * around.height).max(1.0);
-        let Some(class) = self.config.rules.class(area / (columns * rows), fill) else { return Ok(None) };
         let rect = imgproc::bounding_rect(outline).map_err(failed())?;
         let cut = rect.x <= 0
             || rect.y <= 0
             || rect.x + rect.width >= mask.cols()
             || rect.y + rect.height >= mask.rows();
-        if cut && class == Found::ITEM && !self.config.edge_items {
+        let around = imgproc::min_area_rect(outline).map_err(failed())?;
+        let whole = f64::from(around.size.width * around.size.height);
+        let seen = if cut { within(around, mask).map_err(failed())? } else { whole };
+        // The outline runs through the middle of the pixels at the edge.
+        let fill = area / seen.max(1.0);
+        let Some(class) = self.config.rules.class(area / (columns * rows), fill) else { return Ok(None) };
+        let side2 = f64::from(rect.width.max(rect.height)).powi(2) / (columns * rows);
+        let rules = &self.config.rules;
+        if cut && class == Found::ITEM && (!self.config.edge_items || rules.may_be_of_container(side2)) {
             return Ok(None);
         }
         let score = score(mask, far, rect).map_err(failed())?;
@@ -198,6 +213,17 @@ impl Contours {
         };
         Ok(Some((area * fx * fy, found)))
     }
+}
+
+/// How much of a rectangle is within the picture, in pixels.
+fn within(rect: RotatedRect, picture: &Mat) -> opencv::Result<f64> {
+    // As outlines do, it ends in the middle of the pixels at the edge.
+    let (width, height) = ((picture.cols() - 1) as f32, (picture.rows() - 1) as f32);
+    let middle = Point2f::new(width / 2.0, height / 2.0);
+    let all = RotatedRect::new(middle, Size2f::new(width, height), 0.0)?;
+    let mut part = Mat::default();
+    imgproc::rotated_rectangle_intersection(rect, all, &mut part)?;
+    if part.empty() { Ok(0.0) } else { imgproc::contour_area_def(&part) }
 }
 
 /// What a pixel at the contrast has in the map of distances.
@@ -310,6 +336,56 @@ mod tests {
         scene::assert_same(&detect(&picture, one), &scene.found[2..], 4, "the largest");
         let sure = ContoursConfig { threshold: 0.99, ..config() };
         assert_eq!(detect(&picture, sure), []);
+    }
+
+    /// A container that is moved out of the picture step by step, over every edge and over a corner, at several angles: it
+    /// is found as a container with its middle on the part that is seen, or not at all, never as an item.
+    #[test]
+    fn a_container_that_the_edge_cuts_is_never_an_item() {
+        let (width, height) = (820, 616);
+        let (w, h) = (180, 150);
+        let paths = [((-1, 0), (0, 300)), ((1, 0), (820, 300)), ((0, -1), (400, 0)), ((0, 1), (400, 616))];
+        let mut cut = 0;
+        for ((dx, dy), (x, y)) in paths {
+            for angle in [0.0, 12.0, -30.0] {
+                for out in (-120..=60).step_by(15) {
+                    let mut scene = Scene::new(width, height, 5);
+                    let at = (x + dx * out, y + dy * out);
+                    scene.container(at, (w, h), angle, [60, 40, 30], [90, 70, 52]).disc(600, 150, 30, RED);
+                    let what = format!("{angle} degrees, {out} px out of {x},{y}");
+                    let found = detect(&scene.taken(3.0), config());
+                    let items: Vec<_> = found.iter().filter(|f| f.is_item()).collect();
+                    assert_eq!(items.len(), 1, "{what}: {found:?}");
+                    let seen = &scene.found[0];
+                    for container in found.iter().filter(|f| !f.is_item()) {
+                        let (left, top) = (seen.x1.max(0), seen.y1.max(0));
+                        let (right, bottom) = (seen.x2.min(width as i32), seen.y2.min(height as i32));
+                        let beyond = [
+                            left - container.x1,
+                            top - container.y1,
+                            container.x2 - right,
+                            container.y2 - bottom,
+                        ];
+                        assert!(beyond.iter().all(|n| *n <= 4), "{what}: {container:?} of {seen:?}");
+                        // Its middle, seen from the container's own.
+                        let middle = |a: i32, b: i32, of: i32| f64::from(a + b) / 2.0 - f64::from(of);
+                        let (x, y) = (
+                            middle(container.x1, container.x2, at.0),
+                            middle(container.y1, container.y2, at.1),
+                        );
+                        let (sin, cos) = f64::from(angle).to_radians().sin_cos();
+                        let (along, across) = (x * cos + y * sin, y * cos - x * sin);
+                        let inside = along.abs() <= f64::from(w / 2) && across.abs() <= f64::from(h / 2);
+                        assert!(inside, "{what}: the middle of {container:?} is beside it");
+                        cut += u32::from(seen.x1 < 0 || seen.y1 < 0 || seen.x2 > 820 || seen.y2 > 616);
+                    }
+                    // Two thirds of it are enough.
+                    let containers = found.len() - items.len();
+                    assert!(containers == 1 || (out > -45 && containers == 0), "{what}: {found:?}");
+                }
+            }
+        }
+        assert!(cut > 20, "only {cut} were cut");
     }
 
     #[test]
