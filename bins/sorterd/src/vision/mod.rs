@@ -22,6 +22,26 @@ pub use picture::{Picture, PictureError};
 pub use stitch::{StitchConfig, StitchError};
 pub use vectorize::{Vectorizer, VectorizerConfig};
 
+/// Why a detector or a vectorizer failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model can't be loaded or run, or is another one than the configuration says.
+    #[error(transparent)]
+    Model(#[from] net::NetError),
+    /// OpenCV refused something.
+    #[error("OpenCV failed to {action}")]
+    OpenCv {
+        /// As an infinitive.
+        action: &'static str,
+        /// What it says.
+        source: opencv::Error,
+    },
+}
+
+fn opencv(action: &'static str) -> impl FnOnce(opencv::Error) -> Error {
+    move |source| Error::OpenCv { action, source }
+}
+
 /// Sets how many threads OpenCV uses for one call, in the whole process: 1 to 64, or 0 for one a core.
 pub fn threads(count: u32) {
     // It has no way to fail for a number within these bounds; if it did, it would go on with the threads it has.

@@ -121,9 +121,9 @@ impl Out {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the detector can't be used")]
-    Detector(#[from] crate::vision::detect::Error),
+    Detector(#[source] crate::vision::Error),
     #[error("the vectorizer can't be used")]
-    Vectorizer(#[from] crate::vision::vectorize::Error),
+    Vectorizer(#[source] crate::vision::Error),
     #[error("the database can't be used")]
     Database(#[from] crate::db::Error),
     #[error("cannot start a thread")]
@@ -149,8 +149,8 @@ impl Workers {
         let queue = Arc::new(Mutex::new(queue));
         for n in 0..config.raw.limits.workers {
             let worker = Worker {
-                detector: Detector::open(&config.detector)?,
-                vectorizer: Vectorizer::open(&config.vectorizer)?,
+                detector: Detector::open(&config.detector).map_err(Error::Detector)?,
+                vectorizer: Vectorizer::open(&config.vectorizer).map_err(Error::Vectorizer)?,
                 shelf: shelf.clone(),
                 album: album.clone(),
                 pixels_max: config.raw.pictures.pixels_max,

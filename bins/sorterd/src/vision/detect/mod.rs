@@ -8,8 +8,8 @@ pub mod contours;
 pub mod layout;
 pub mod onnx;
 
-use super::net::NetError;
 use super::picture::Picture;
+use super::{Error, opencv};
 use crate::found::Found;
 
 /// Which detector, and its settings.
@@ -19,26 +19,6 @@ pub enum DetectorConfig {
     Contours(contours::ContoursConfig),
     /// A neural network.
     Onnx(onnx::OnnxConfig),
-}
-
-/// Why detection failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The model can't be loaded or run, or is another one than the configuration says.
-    #[error("the detector has no use of its model")]
-    Model(#[from] NetError),
-    /// OpenCV refused something.
-    #[error("OpenCV failed to {action}")]
-    OpenCv {
-        /// As an infinitive.
-        action: &'static str,
-        /// What it says.
-        source: opencv::Error,
-    },
-}
-
-fn opencv(action: &'static str) -> impl FnOnce(opencv::Error) -> Error {
-    move |source| Error::OpenCv { action, source }
 }
 
 /// A detector, ready to work. Belongs to one thread.

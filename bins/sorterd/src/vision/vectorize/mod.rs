@@ -6,8 +6,8 @@
 pub mod histogram;
 pub mod onnx;
 
-use super::net::NetError;
 use super::picture::Picture;
+use super::{Error, opencv};
 
 /// Which vectorizer, and its settings.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,26 +16,6 @@ pub enum VectorizerConfig {
     Histogram(histogram::HistogramConfig),
     /// A neural network's features.
     Onnx(onnx::OnnxConfig),
-}
-
-/// Why there is no vector.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The model can't be loaded or run, or is another one than the configuration says.
-    #[error("the vectorizer has no use of its model")]
-    Model(#[from] NetError),
-    /// OpenCV refused something.
-    #[error("OpenCV failed to {action}")]
-    OpenCv {
-        /// As an infinitive.
-        action: &'static str,
-        /// What it says.
-        source: opencv::Error,
-    },
-}
-
-fn opencv(action: &'static str) -> impl FnOnce(opencv::Error) -> Error {
-    move |source| Error::OpenCv { action, source }
 }
 
 /// A vectorizer, ready to work. Belongs to one thread.
