@@ -208,6 +208,23 @@ impl Panel {
         self.line(log::Level::Info, session, kind, step.text().to_owned(), Some(step));
     }
 
+    /// Tells that a picture is uploaded; `key` is `<arm>/<session>/<name>`, as it was appended.
+    #[track_caller]
+    pub fn tell_uploaded(&self, key: &str) {
+        let mut parts = key.split('/');
+        if let (Some(arm), Some(session), Some(name)) = (parts.next(), parts.next(), parts.next())
+            && let Ok(session) = Session::new(arm, session)
+        {
+            let kind = match name.strip_suffix(".jpg") {
+                Some("original_stitch") => "before",
+                Some(other) if other.starts_with("after_") => "after",
+                Some(base) => base,
+                None => name,
+            };
+            self.tell(&session, kind, Step::Uploaded);
+        }
+    }
+
     /// Something went wrong.
     #[track_caller]
     pub fn warn(&self, session: &Session, kind: &str, text: &str) {

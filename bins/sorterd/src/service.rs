@@ -17,7 +17,7 @@ use mio::Token;
 use crate::core::{Action, Core, Id, Kept, Outcome, Stitch};
 use crate::message;
 use crate::pages::{self, Page};
-use crate::panel::{Panel, Step};
+use crate::panel::Panel;
 use crate::uploads::Uploads;
 use crate::workers::{Done, Looked, Workers};
 use crate::ws::{self, Incoming, Socket};
@@ -158,7 +158,7 @@ impl Hub {
         uploads.turn(now)?;
         let durable = uploads.durable();
         for key in uploads.uploaded() {
-            tell_uploaded(&self.panel, &key);
+            self.panel.tell_uploaded(&key);
         }
         while let Some((ticket, id)) = self.tickets.front().copied()
             && ticket <= durable
@@ -457,22 +457,6 @@ impl Hub {
 
 fn nothing() -> Response {
     Response::text(404, "there is nothing here; /sessions is the page")
-}
-
-/// `<arm>/<session>/<name>`, as it was appended.
-fn tell_uploaded(panel: &Panel, key: &str) {
-    let mut parts = key.split('/');
-    if let (Some(arm), Some(session), Some(name)) = (parts.next(), parts.next(), parts.next())
-        && let Ok(session) = message::Session::new(arm, session)
-    {
-        let kind = match name.strip_suffix(".jpg") {
-            Some("original_stitch") => "before",
-            Some(other) if other.starts_with("after_") => "after",
-            Some(base) => base,
-            None => name,
-        };
-        panel.tell(&session, kind, Step::Uploaded);
-    }
 }
 
 impl Service for Hub {
