@@ -173,11 +173,19 @@ impl Ctl {
         self.clients.iter().filter_map(|c| c.conn.deadline()).min()
     }
 
+    /// What [`Ctl::ready`] does for a token, what [`Ctl::timer`] does without one.
+    pub fn serve(&mut self, registry: &Registry, token: Option<Token>, now: Instant, pages: &mut dyn Pages) {
+        match token {
+            Some(token) => self.ready(registry, token, now, pages),
+            None => self.timer(registry, now, pages),
+        }
+    }
+
     /// The listener or a client is ready.
     pub fn ready(&mut self, registry: &Registry, token: Token, now: Instant, pages: &mut dyn Pages) {
         let was_full = self.clients.len() >= CONNECTIONS_MAX;
         if let Some(at) = self.clients.iter().position(|c| c.token == token) {
-            self.serve(registry, at, now, pages);
+            self.turn(registry, at, now, pages);
         }
         // The listener's event is reported once: who waited while all places were taken is accepted when one is free.
         if token == FIRST_TOKEN || was_full {
@@ -190,7 +198,7 @@ impl Ctl {
         for at in (0..self.clients.len()).rev() {
             if self.clients[at].conn.deadline().is_some_and(|deadline| deadline <= now) {
                 let _ = self.clients[at].conn.expire(now);
-                self.serve(registry, at, now, pages);
+                self.turn(registry, at, now, pages);
             }
         }
         self.accept(registry, now, pages);
@@ -211,7 +219,7 @@ impl Ctl {
                     }
                     let conn = Conn::new(LIMITS, now);
                     self.clients.push(Client { token, stream, conn, request: None, shut: false });
-                    self.serve(registry, self.clients.len() - 1, now, pages);
+                    self.turn(registry, self.clients.len() - 1, now, pages);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -228,7 +236,7 @@ impl Ctl {
     }
 
     /// Serves one client and forgets it when it is done.
-    fn serve(&mut self, registry: &Registry, at: usize, now: Instant, pages: &mut dyn Pages) {
+    fn turn(&mut self, registry: &Registry, at: usize, now: Instant, pages: &mut dyn Pages) {
         let client = &mut self.clients[at];
         match client.serve(now, pages) {
             Turn::Waits => {}

@@ -1,10 +1,13 @@
 //! The deadline heap: which of a daemon's named timers fires next.
 //!
 //! Owns: one deadline per key. Invariant: `by_time` and `by_key` hold the same pairs.
-//! Never: reads the clock or sleeps; the earliest deadline is the timeout of the daemon's poll.
+//! Never: acts on its own; the earliest deadline is the timeout of the daemon's poll ([`wait`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
 
 /// Deadlines by key. `K` is an enum that names each timer of the daemon.
 #[derive(Debug, Clone)]
@@ -65,6 +68,22 @@ impl<K: Ord + Clone> Timers<K> {
         let (_, key) = self.by_time.pop_first()?;
         self.by_key.remove(&key);
         Some(key)
+    }
+}
+
+/// Sleeps until a source of `poll` is ready or the earliest of `deadlines` has come; for ever where there is none. A
+/// deadline that has passed does not let it sleep. It may wake up for nothing.
+///
+/// # Errors
+/// What `epoll_wait(2)` says; an interruption is a wake-up.
+pub fn wait(
+    poll: &mut Poll,
+    events: &mut Events,
+    deadlines: impl IntoIterator<Item = Option<Instant>>,
+) -> io::Result<()> {
+    match poll.poll(events, poll_timeout(Instant::now(), deadlines)) {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
     }
 }
 

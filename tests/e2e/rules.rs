@@ -164,7 +164,7 @@ fn a_reload_takes_the_new_routes_and_a_bad_file_changes_nothing() {
 
     std::fs::write(&daemon.config, good.replace("up/{tail}", "new/{tail}")).unwrap();
     daemon.process().signal(rustix::process::Signal::HUP);
-    daemon.wait_log("read again", LONG);
+    daemon.wait_log("reloading", LONG);
     wait_up(&daemon, "out");
     publish(local.port, "t/a", "three", &[]);
     let got = wait_payloads(&far, &["three"]);

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use edge::aws::credentials::Vars;
 use edge::cli::Failure;
 use edge::ctl::{Ctl, Reply};
-use edge::http::conns::Conns;
+use edge::http::conns::{self, Conns};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -78,7 +78,7 @@ impl Daemon {
         log::info!("cache {}: {files} files, {bytes}", bundle.dir.display());
         let workers = Workers::start(setup(&config)?, &waker).map_err(Failure::os)?;
         let ctl = Ctl::bind(&raw.ctl_socket, registry).map_err(Failure::os)?;
-        let listener = bind(&raw.listen)?;
+        let listener = conns::listen(&raw.listen).map_err(Failure::os)?;
         if let Ok(address) = listener.local_addr() {
             log::info!("listening on {address}{}", if config.tls.is_some() { ", with TLS" } else { "" });
         }
@@ -102,8 +102,7 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier) -> Result<(), Failure> {
         let mut events = Events::with_capacity(512);
-        let watchdog = notifier.watchdog_interval();
-        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| self.started + every));
+        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(self.started));
         loop {
             let now = Instant::now();
             self.observe(now);
@@ -111,17 +110,12 @@ impl Daemon {
                 return Ok(());
             }
             let deadlines = [self.timers.deadline(), self.conns.deadline(now), self.ctl.deadline()];
-            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(Failure::os(error));
-                }
-                _ => {}
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 self.event(event, signals, notifier, now);
             }
-            self.deadlines(notifier, watchdog, now);
+            self.deadlines(notifier, now);
         }
     }
 
@@ -173,17 +167,14 @@ impl Daemon {
         (self.hub.stats.polls(), self.conns.count(), self.hub.making())
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
+    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => {
                     self.shown = self.looks();
                     notifier.status(&status::line(&self.hub, self.conns.count()));
                 }
-                Timer::Watchdog => {
-                    notifier.watchdog();
-                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
-                }
+                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
                 Timer::Stop => {
                     log::warn!("{} answers were not taken in drain-ms", self.conns.count());
                     self.ended = true;
@@ -210,15 +201,8 @@ impl Daemon {
     }
 
     fn reload(&mut self, notifier: &mut Notifier) {
-        let new = match Config::load(&self.path, &Vars::from_env()) {
-            Ok(new) => new,
-            Err(error) => {
-                log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
-                return;
-            }
-        };
-        log::info!("reloading {}", self.path.display());
-        notifier.reloading();
+        let loaded = Config::load(&self.path, &Vars::from_env());
+        let Some(new) = notifier.reload(&self.path, loaded) else { return };
         for key in self.config.needs_a_restart(&new) {
             log::warn!("{key} has changed: that takes a restart of depotd");
         }
@@ -236,10 +220,7 @@ impl Daemon {
             "/metrics" => Some(Reply::Metrics(status::metrics(hub, around, now))),
             _ => None,
         };
-        match token {
-            Some(token) => ctl.ready(poll.registry(), token, now, &mut pages),
-            None => ctl.timer(poll.registry(), now, &mut pages),
-        }
+        ctl.serve(poll.registry(), token, now, &mut pages);
     }
 }
 
@@ -274,14 +255,4 @@ fn setup(config: &Config) -> Result<Setup, Failure> {
         level: raw.bundle.level,
         free_min: raw.bundle.free_min.0,
     })
-}
-
-fn bind(address: &str) -> Result<std::net::TcpListener, Failure> {
-    let wrong = |error: std::io::Error| {
-        let why = format!("cannot listen on {address}: {error}; set another listen");
-        Failure::os(std::io::Error::new(error.kind(), why))
-    };
-    let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
-    listener.set_nonblocking(true).map_err(wrong)?;
-    Ok(listener)
 }

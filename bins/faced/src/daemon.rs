@@ -13,7 +13,7 @@ use edge::ctl::{Ctl, Reply};
 use edge::net::Resolver;
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -185,20 +185,14 @@ impl Running {
     fn run(mut self) -> Result<(), Failure> {
         let mut now = Instant::now();
         self.session.start(now);
-        if let Some(interval) = self.notifier.watchdog_interval() {
-            self.timers.set(Timer::Watchdog, now + interval);
-        }
+        self.timers.set_or_cancel(Timer::Watchdog, self.notifier.alive(now));
         self.notifier.ready();
         let mut events = Events::with_capacity(64);
         let mut more = false;
         while self.life != Life::Over {
-            let deadlines = [self.timers.deadline(), self.link.deadline(), self.ctl.deadline()];
-            let timeout = if more { Some(Duration::ZERO) } else { poll_timeout(now, deadlines) };
-            if let Err(error) = self.poll.poll(&mut events, timeout)
-                && error.kind() != std::io::ErrorKind::Interrupted
-            {
-                return Err(Failure::os(error));
-            }
+            let at_once = more.then_some(now);
+            let deadlines = [self.timers.deadline(), self.link.deadline(), self.ctl.deadline(), at_once];
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             now = Instant::now();
             for event in &events {
                 self.event(event, now);
@@ -257,23 +251,15 @@ impl Running {
     }
 
     fn reload(&mut self, now: Instant) {
-        self.notifier.reloading();
         let checked = Config::load(&self.path).map_err(Failure::from).and_then(|new| {
             Detector::new(&new.detector).map_err(Failure::config)?;
             Ok(new)
         });
-        match checked {
-            Ok(new) => {
-                self.next = Some(Box::new(new));
-                self.life = Life::Reloading;
-                self.session.stop(self.poll.registry());
-                self.timers.set(Timer::Deadline, now + GRACE);
-            }
-            Err(failure) => {
-                log::error!("the old configuration stays: {}", edge::log::chain(failure.error.as_ref()));
-                self.notifier.ready();
-            }
-        }
+        let Some(new) = self.notifier.reload(&self.path, checked) else { return };
+        self.next = Some(Box::new(new));
+        self.life = Life::Reloading;
+        self.session.stop(self.poll.registry());
+        self.timers.set(Timer::Deadline, now + GRACE);
     }
 
     fn drain(&mut self, until: Option<Instant>) {
@@ -308,12 +294,7 @@ impl Running {
         match timer {
             Timer::Tick => self.session.tick(self.poll.registry(), now),
             Timer::Retry(camera) if self.life == Life::Running => self.session.retry(camera, now),
-            Timer::Watchdog => {
-                self.notifier.watchdog();
-                if let Some(interval) = self.notifier.watchdog_interval() {
-                    self.timers.set(Timer::Watchdog, now + interval);
-                }
-            }
+            Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, self.notifier.alive(now)),
             Timer::Retry(_) | Timer::Deadline => {}
         }
     }

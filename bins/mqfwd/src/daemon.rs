@@ -12,7 +12,7 @@ use edge::ctl::Ctl;
 use edge::net::Resolver;
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::Config;
@@ -88,7 +88,7 @@ impl<'a> Daemon<'a> {
             lane.start(registry, now)?;
         }
         let mut timers = Timers::new();
-        timers.set_or_cancel(Timer::Watchdog, notifier.watchdog_interval().map(|every| now + every));
+        timers.set_or_cancel(Timer::Watchdog, notifier.alive(now));
         timers.set(Timer::Status, now + STATUS_DELAY);
         notifier.status(&status::line(&lanes));
         notifier.ready();
@@ -110,12 +110,8 @@ impl<'a> Daemon<'a> {
         let mut events = Events::with_capacity(256);
         while self.phase != Phase::Done {
             let deadlines = self.lanes.iter().map(Lane::deadline);
-            let timeout =
-                poll_timeout(Instant::now(), deadlines.chain([self.timers.deadline(), self.ctl.deadline()]));
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other.map_err(Failure::os)?,
-            }
+            let deadlines = deadlines.chain([self.timers.deadline(), self.ctl.deadline()]);
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = clock();
             for event in &events {
                 self.dispatch(event, path, now.mono)?;
@@ -163,17 +159,9 @@ impl<'a> Daemon<'a> {
     fn signal(&mut self, signal: Signal, path: &Path, now: Instant) -> Result<(), Failure> {
         match signal {
             Signal::Hup if self.phase == Phase::Running => {
-                self.notifier.reloading();
-                match Config::load(path) {
-                    Ok(config) => {
-                        log::info!("{} read again", path.display());
-                        self.reload = Some(config);
-                        self.begin_drain(now);
-                    }
-                    Err(error) => {
-                        log::error!("the old configuration stays: {}", edge::log::chain(&error));
-                        self.notifier.ready();
-                    }
+                self.reload = self.notifier.reload(path, Config::load(path));
+                if self.reload.is_some() {
+                    self.begin_drain(now);
                 }
             }
             Signal::Hup | Signal::Child => {}
@@ -200,11 +188,7 @@ impl<'a> Daemon<'a> {
 
     fn timer(&mut self, timer: Timer, now: Instant) {
         match timer {
-            Timer::Watchdog => {
-                self.notifier.watchdog();
-                let every = self.notifier.watchdog_interval();
-                self.timers.set_or_cancel(Timer::Watchdog, every.map(|every| now + every));
-            }
+            Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, self.notifier.alive(now)),
             Timer::Status => self.notifier.status(&status::line(&self.lanes)),
             Timer::Stop => match self.phase {
                 Phase::Draining => self.say_goodbye(now),

@@ -13,7 +13,7 @@ use edge::cli::Failure;
 use edge::ctl::{Ctl, Pages, Reply};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -150,20 +150,13 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier) -> Result<(), Failure> {
         let mut events = Events::with_capacity(64);
-        let watchdog = notifier.watchdog_interval();
         let now = Instant::now();
-        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
+        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now));
         self.timers.set(Timer::Status, now);
         loop {
             self.arm()?;
-            let now = Instant::now();
             let deadlines = [self.timers.deadline(), self.ctl.deadline()];
-            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(Failure::os(error));
-                }
-                _ => {}
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 match event.token() {
@@ -187,7 +180,7 @@ impl Daemon {
             if self.stopping && !self.body.busy {
                 break;
             }
-            if self.deadlines(notifier, watchdog, now) {
+            if self.deadlines(notifier, now) {
                 log::info!("stopped in the middle of a job: the next start goes on from what is on disk");
                 return Ok(());
             }
@@ -232,14 +225,11 @@ impl Daemon {
     }
 
     /// Whether a stop has waited long enough.
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) -> bool {
+    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) -> bool {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => notifier.status(&self.body.facts().line()),
-                Timer::Watchdog => {
-                    notifier.watchdog();
-                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
-                }
+                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
                 Timer::Stop => return true,
             }
         }
@@ -340,15 +330,8 @@ impl Body {
     }
 
     fn reload(&mut self, notifier: &mut Notifier) {
-        let new = match Config::load(&self.path) {
-            Ok(new) => new,
-            Err(error) => {
-                log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
-                return;
-            }
-        };
-        log::info!("reloading {}", self.path.display());
-        notifier.reloading();
+        let loaded = Config::load(&self.path);
+        let Some(new) = notifier.reload(&self.path, loaded) else { return };
         for key in self.config.needs_a_restart(&new) {
             log::warn!("{key} has changed: that takes a restart of otad");
         }

@@ -18,7 +18,7 @@ use edge::objects::dir::Dir;
 use edge::objects::{Action, Core, Outcome, Pool, Store};
 use edge::signal::{Signal, Signals};
 use edge::spool::{Record, Spool};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::config::{Config, TargetConfig};
@@ -148,11 +148,9 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier, path: &Path) -> Result<End, Failure> {
         let mut events = Events::with_capacity(256);
-        let watchdog = notifier.watchdog_interval();
         self.timers.set(Timer::Status, self.started);
-        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| self.started + every));
+        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(self.started));
         loop {
-            let now = Instant::now();
             let spool_deadline = self.spool.as_ref().and_then(Spool::deadline);
             let deadlines = [
                 self.timers.deadline(),
@@ -161,12 +159,7 @@ impl Daemon {
                 self.input.deadline(),
                 self.ctl.deadline(),
             ];
-            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(Failure::os(error));
-                }
-                _ => {}
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 match event.token() {
@@ -182,7 +175,7 @@ impl Daemon {
                     _ => {}
                 }
             }
-            self.deadlines(notifier, watchdog, now);
+            self.deadlines(notifier, now);
             self.turn(now)?;
             if self.drained
                 && let Some(end) = self.stopping.take()
@@ -307,7 +300,7 @@ impl Daemon {
         self.was_up = up;
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
+    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => {
@@ -316,10 +309,7 @@ impl Daemon {
                         notifier.status(&view.line());
                     }
                 }
-                Timer::Watchdog => {
-                    notifier.watchdog();
-                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
-                }
+                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
                 Timer::Alarm => {
                     if let Some((since, why)) = self.core.held() {
                         let minutes = now.saturating_duration_since(since).as_secs() / 60;
@@ -353,18 +343,9 @@ impl Daemon {
             }
             Signal::Child => return,
             Signal::Hup => {
-                let vars = edge::aws::credentials::Vars::from_env();
-                match Config::load(path, &vars) {
-                    Ok(new) => {
-                        log::info!("reloading {}", path.display());
-                        notifier.reloading();
-                        End::Reload(Box::new(new))
-                    }
-                    Err(error) => {
-                        log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
-                        return;
-                    }
-                }
+                let loaded = Config::load(path, &edge::aws::credentials::Vars::from_env());
+                let Some(new) = notifier.reload(path, loaded) else { return };
+                End::Reload(Box::new(new))
             }
         };
         if matches!(self.stopping, Some(End::Stop)) {
@@ -382,10 +363,7 @@ impl Daemon {
             "/metrics" => Some(Reply::Metrics(view.metrics())),
             _ => None,
         };
-        match token {
-            Some(token) => self.ctl.ready(self.poll.registry(), token, now, &mut pages),
-            None => self.ctl.timer(self.poll.registry(), now, &mut pages),
-        }
+        self.ctl.serve(self.poll.registry(), token, now, &mut pages);
     }
 
     fn view(&self, now: Instant) -> Option<View> {

@@ -12,7 +12,7 @@ use edge::cli::Failure;
 use edge::ctl::{Ctl, Reply};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -144,9 +144,8 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier) -> Result<(), Failure> {
         let mut events = Events::with_capacity(256);
-        let watchdog = notifier.watchdog_interval();
         let now = Instant::now();
-        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
+        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now));
         self.timers.set(Timer::Certificates, now);
         if self.config.raw.run_app_immediately {
             self.hub.supervisor.handle(Input::Run(Ticket(OURSELVES.0 as u64)), now);
@@ -164,17 +163,12 @@ impl Daemon {
                 self.hub.supervisor.deadline(now),
                 self.ctl.deadline(),
             ];
-            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(Failure::os(error));
-                }
-                _ => {}
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 self.event(event, signals, notifier, now);
             }
-            self.deadlines(notifier, watchdog, now);
+            self.deadlines(notifier, now);
         }
         self.close();
         Ok(())
@@ -280,7 +274,7 @@ impl Daemon {
         }
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
+    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => {
@@ -289,10 +283,7 @@ impl Daemon {
                     self.shown = Some((core.state(), core.pid(), self.hub.commit(), connections));
                     notifier.status(&status::line(&self.hub, connections, &self.expiring));
                 }
-                Timer::Watchdog => {
-                    notifier.watchdog();
-                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
-                }
+                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
                 Timer::Certificates => self.look_at_certificates(now),
                 Timer::Keepalive => self.keep_alive(now),
                 Timer::Idle => {
@@ -356,15 +347,8 @@ impl Daemon {
     }
 
     fn reload(&mut self, notifier: &mut Notifier, now: Instant) {
-        let new = match Config::load(&self.path) {
-            Ok(new) => new,
-            Err(error) => {
-                log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
-                return;
-            }
-        };
-        log::info!("reloading {}", self.path.display());
-        notifier.reloading();
+        let loaded = Config::load(&self.path);
+        let Some(new) = notifier.reload(&self.path, loaded) else { return };
         for key in self.config.needs_a_restart(&new) {
             log::warn!("{key} has changed: that takes a restart of sideloadd");
         }
@@ -391,10 +375,7 @@ impl Daemon {
             "/metrics" => Some(Reply::Metrics(status::metrics(hub, connections))),
             _ => None,
         };
-        match token {
-            Some(token) => self.ctl.ready(self.poll.registry(), token, now, &mut pages),
-            None => self.ctl.timer(self.poll.registry(), now, &mut pages),
-        }
+        self.ctl.serve(self.poll.registry(), token, now, &mut pages);
     }
 
     /// What was accepted is finished; the tree is whole.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use edge::cli::{EX_CONFIG, Failure};
 use edge::ctl::{Ctl, Reply};
-use edge::http::conns::Conns;
+use edge::http::conns::{self, Conns};
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -98,7 +98,7 @@ impl Daemon {
         let uploads = uploads.transpose().map_err(Failure::io)?;
         let workers = Workers::start(&config, &shelf, &panel, &waker).map_err(failure)?;
         let ctl = Ctl::bind(&raw.ctl_socket, registry).map_err(Failure::os)?;
-        let listener = bind(&raw.listen)?;
+        let listener = conns::listen(&raw.listen).map_err(Failure::os)?;
         if let Ok(address) = listener.local_addr() {
             log::info!(
                 "listening on {address}, mode {}; page: http://{address}/sessions",
@@ -128,8 +128,7 @@ impl Daemon {
 
     fn run(&mut self, signals: &mut Signals, notifier: &mut Notifier, path: &Path) -> Result<End, Failure> {
         let mut events = Events::with_capacity(256);
-        let watchdog = notifier.watchdog_interval();
-        self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| self.around.started + every));
+        self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(self.around.started));
         loop {
             let now = Instant::now();
             self.observe(now);
@@ -140,17 +139,12 @@ impl Daemon {
             }
             let uploads = self.hub.uploads.as_ref().and_then(Uploads::deadline);
             let deadlines = [self.timers.deadline(), self.conns.deadline(now), self.ctl.deadline(), uploads];
-            match self.poll.poll(&mut events, poll_timeout(now, deadlines)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(Failure::os(error));
-                }
-                _ => {}
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 self.event(event, signals, notifier, path, now);
             }
-            self.deadlines(notifier, watchdog, now);
+            self.deadlines(notifier, now);
             self.turn(now)?;
         }
     }
@@ -219,17 +213,14 @@ impl Daemon {
         (self.hub.counts.messages, self.conns.count(), self.hub.core.len())
     }
 
-    fn deadlines(&mut self, notifier: &mut Notifier, watchdog: Option<Duration>, now: Instant) {
+    fn deadlines(&mut self, notifier: &mut Notifier, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Status => {
                     self.shown = self.looks();
                     notifier.status(&status::line(&self.hub, self.conns.count(), now));
                 }
-                Timer::Watchdog => {
-                    notifier.watchdog();
-                    self.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
-                }
+                Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, notifier.alive(now)),
                 Timer::Stop => {
                     log::warn!("{} messages were not answered in drain-ms", self.hub.core.len());
                     self.drained = true;
@@ -252,17 +243,11 @@ impl Daemon {
                 End::Stop
             }
             Signal::Child => return,
-            Signal::Hup => match Config::load(path, &Environment::from_process()) {
-                Ok(new) => {
-                    log::info!("reloading {}", path.display());
-                    notifier.reloading();
-                    End::Reload(Box::new(new))
-                }
-                Err(error) => {
-                    log::error!("the old configuration stays in force: {}", edge::log::chain(&error));
-                    return;
-                }
-            },
+            Signal::Hup => {
+                let loaded = Config::load(path, &Environment::from_process());
+                let Some(new) = notifier.reload(path, loaded) else { return };
+                End::Reload(Box::new(new))
+            }
         };
         if matches!(self.stopping, Some(End::Stop)) {
             return;
@@ -282,10 +267,7 @@ impl Daemon {
             "/metrics" => Some(Reply::Metrics(status::metrics(hub, around, now))),
             _ => None,
         };
-        match token {
-            Some(token) => ctl.ready(poll.registry(), token, now, &mut pages),
-            None => ctl.timer(poll.registry(), now, &mut pages),
-        }
+        ctl.serve(poll.registry(), token, now, &mut pages);
     }
 
     /// Everything that was answered is on disk.
@@ -307,14 +289,4 @@ fn failure(error: workers::Error) -> Failure {
         workers::Error::Database(_) => Failure::io(error),
         workers::Error::Thread(_) => Failure::os(error),
     }
-}
-
-fn bind(address: &str) -> Result<std::net::TcpListener, Failure> {
-    let wrong = |error: std::io::Error| {
-        let why = format!("cannot listen on {address}: {error}; set another listen");
-        Failure::os(std::io::Error::new(error.kind(), why))
-    };
-    let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
-    listener.set_nonblocking(true).map_err(wrong)?;
-    Ok(listener)
 }

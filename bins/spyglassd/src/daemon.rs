@@ -13,7 +13,7 @@ use edge::clock::unix_ms;
 use edge::ctl::Ctl;
 use edge::notify::Notifier;
 use edge::signal::{Signal, Signals};
-use edge::timer::{Timers, poll_timeout};
+use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -119,8 +119,7 @@ impl<'a> Daemon<'a> {
         for stream in daemon.streams.iter().filter(|s| s.config.source.is_some()) {
             daemon.outputs.announce(&stream.config.name, true);
         }
-        let watchdog = daemon.notifier.watchdog_interval();
-        daemon.timers.set_or_cancel(Timer::Watchdog, watchdog.map(|every| now + every));
+        daemon.timers.set_or_cancel(Timer::Watchdog, daemon.notifier.alive(now));
         daemon.timers.set(Timer::Tick, now + TICK);
         daemon.notifier.ready();
         Ok(daemon)
@@ -139,12 +138,9 @@ impl<'a> Daemon<'a> {
                 self.ctl.deadline(),
                 self.port.deadline(),
                 self.outputs.deadline(Instant::now()),
+                more.then(Instant::now),
             ];
-            let timeout = if more { Some(Duration::ZERO) } else { poll_timeout(Instant::now(), deadlines) };
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other.map_err(Failure::os)?,
-            }
+            wait(&mut self.poll, &mut events, deadlines).map_err(Failure::os)?;
             let now = Instant::now();
             for event in &events {
                 self.dispatch(event, path, now);
@@ -191,16 +187,8 @@ impl<'a> Daemon<'a> {
     fn signal(&mut self, signal: Signal, path: &Path) {
         match signal {
             Signal::Hup => {
-                self.notifier.reloading();
-                match Config::load(path) {
-                    Ok(config) => {
-                        log::info!("{} read again", path.display());
-                        self.life = Life::Again(Box::new(config));
-                    }
-                    Err(error) => {
-                        log::error!("the old configuration stays: {}", edge::log::chain(&error));
-                        self.notifier.ready();
-                    }
+                if let Some(config) = self.notifier.reload(path, Config::load(path)) {
+                    self.life = Life::Again(Box::new(config));
                 }
             }
             Signal::Term | Signal::Int => {
@@ -263,12 +251,7 @@ impl<'a> Daemon<'a> {
                     self.timers.set(Timer::Tick, now + TICK);
                 }
             }
-            Timer::Watchdog => {
-                self.notifier.watchdog();
-                if let Some(every) = self.notifier.watchdog_interval() {
-                    self.timers.set(Timer::Watchdog, now + every);
-                }
-            }
+            Timer::Watchdog => self.timers.set_or_cancel(Timer::Watchdog, self.notifier.alive(now)),
             Timer::Stream(id) => {
                 if let Some(at) = self.streams.iter().position(|s| s.id == id) {
                     self.tick_stream(at, now);

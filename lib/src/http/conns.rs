@@ -42,6 +42,18 @@ const LOGGED_MAX: usize = 256;
 pub const FIRST_LISTENER: Token = Token(16);
 const LISTENERS_MAX: usize = 32;
 
+/// Listens on `address:port`, for [`Conns::new`]; `[::]:port` takes IPv4 as well.
+///
+/// # Errors
+/// What the system says, with the address and what to do.
+pub fn listen(address: &str) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address).and_then(|l| l.set_nonblocking(true).map(|()| l));
+    listener.map_err(|error| {
+        let why = format!("cannot listen on {address}: {error}; set another listen");
+        io::Error::new(error.kind(), why)
+    })
+}
+
 /// The bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Caps {
