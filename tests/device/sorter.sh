@@ -34,8 +34,8 @@ cat /tmp/health
 stat -c '%a %U %G %n' /run/edge/sorterd/ctl.sock /var/lib/edge/sorterd
 
 say "a session"
-expect "all pictures are taken" arm send $DRAWN s1
-expect "the commands are those that were drawn" arm ask $DRAWN s1 /tmp/s1.json
+expect "all pictures are taken" arm send "$DRAWN" s1
+expect "the commands are those that were drawn" arm ask "$DRAWN" s1 /tmp/s1.json
 tail -n 1 /tmp/expect.out
 expect "its page" page /sessions/arm1/s1 /tmp/page
 expect "its data" page /api/sessions/arm1/s1 /tmp/data
@@ -49,18 +49,18 @@ pid=$(main_pid sorterd)
 expect "a reload" systemctl reload sorterd
 expect "health after it" soon page / /tmp/health
 expect "it is the same process" same "$(main_pid sorterd)" "$pid"
-expect "the same commands" arm ask $DRAWN s1 /tmp/again.json
+expect "the same commands" arm ask "$DRAWN" s1 /tmp/again.json
 expect "to the last digit" cmp /tmp/s1.json /tmp/again.json
 
 say "crash"
-expect "a part of another session" arm send $DRAWN s2 0 3
+expect "a part of another session" arm send "$DRAWN" s2 0 3
 before=$(restarts)
 kill -9 "$(main_pid sorterd)"
 sleep 1
 expect "systemd has started it again" becomes_active sorterd
 expect "by one restart" same "$(restarts)" $((before + 1))
-expect "the rest of the session" arm send $DRAWN s2 3
-expect "the commands of all of it" arm ask $DRAWN s2 /tmp/s2.json
+expect "the rest of the session" arm send "$DRAWN" s2 3
+expect "the commands of all of it" arm ask "$DRAWN" s2 /tmp/s2.json
 expect "are those of a session without a crash" cmp /tmp/s1.json /tmp/s2.json
 
 say "a wrong file"
@@ -80,7 +80,7 @@ cp /tmp/good.toml /etc/edge/sorterd.toml
 systemctl reset-failed sorterd
 systemctl start sorterd
 expect "with the right one it runs" systemctl is-active -q sorterd
-expect "and knows the session" arm ask $DRAWN s1 /tmp/again.json
+expect "and knows the session" arm ask "$DRAWN" s1 /tmp/again.json
 expect "as it was" cmp /tmp/s1.json /tmp/again.json
 
 say "stop"

@@ -27,7 +27,7 @@ install_root
 id edge-faced edge-mqfwd edge-s3put
 for d in faced mqfwd s3put; do expect "$d --check of the installed file" "$d" --check; done
 mkdir -p /srv/pics /etc/edge
-find $HOST -maxdepth 1 \( -name '*.png' -o -name '*.jpg' \) -exec cp {} /srv/pics/ \;
+find "$HOST" -maxdepth 1 \( -name '*.png' -o -name '*.jpg' \) -exec cp {} /srv/pics/ \;
 chmod -R a+rX /srv/pics
 modprobe vivid node_types=0x1 input_types=0 num_inputs=1
 cat >/etc/edge/faced.toml <<'T'
@@ -194,7 +194,7 @@ for d in faced mqfwd s3put; do
     expect "$d binary is gone" test ! -e /usr/bin/$d
     expect "$d is not running" test -z "$(pgrep -x $d)"
 done
-find /usr /etc -path '*edge*' -newer $HOST/root.tar 2>/dev/null | grep -vE '/(proc|sys)/' | head
+find /usr /etc -path '*edge*' -newer "$HOST/root.tar" 2>/dev/null | grep -vE '/(proc|sys)/' | head
 ls -l /var/lib/edge
 
 say "logs with a warning"

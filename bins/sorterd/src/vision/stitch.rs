@@ -91,38 +91,77 @@ const SPREAD_MAX: f64 = 4.0;
 
 /// Stitches. One picture is its own panorama (shrunk if it is above the bound).
 ///
+/// `shown`, as many and of the same sizes, are what the panorama is made of in the places of the pictures: what is drawn on
+/// them is not taken for a feature of the scene.
+///
 /// # Errors
 /// [`StitchError`]; mostly [`StitchError::Status`]: too little overlap, or too little to recognize in it.
-pub fn panorama(mut pictures: Vec<Picture>, config: &StitchConfig) -> Result<Panorama, StitchError> {
+pub fn panorama(
+    mut pictures: Vec<Picture>,
+    mut shown: Option<Vec<Picture>>,
+    config: &StitchConfig,
+) -> Result<Panorama, StitchError> {
     let count = pictures.len();
     if count > config.pictures_max {
         return Err(StitchError::Many { count, max: config.pictures_max });
     }
     if count < 2 {
-        let one = pictures.pop().ok_or(StitchError::None)?;
+        let one = shown.as_mut().unwrap_or(&mut pictures).pop().ok_or(StitchError::None)?;
         return Ok(Panorama { picture: shrunk(one, config.pixels_max)?, used: 1 });
     }
-    let sizes: Vec<(u32, u32)> = pictures.iter().map(|p| (p.width(), p.height())).collect();
     let failed = |action: &'static str| move |source| StitchError::OpenCv { action, count, source };
-    // The matching draws random numbers; the same pictures should give the same panorama.
-    core::set_rng_seed(0).map_err(failed("seed the matching"))?;
-    let mats: Vector<Mat> = pictures.into_iter().map(Picture::into_mat).collect();
-    let mut stitcher = Stitcher::create(Stitcher_Mode::SCANS).map_err(failed("make a Stitcher"))?;
-    stitcher.set_pano_confidence_thresh(config.confidence_min).map_err(failed("set up a Stitcher"))?;
-    let status = stitcher.estimate_transform_def(&mats).map_err(failed("match the features"))?;
-    ok(status, count)?;
+    let mats = |pictures: Vec<Picture>| pictures.into_iter().map(Picture::into_mat).collect::<Vec<Mat>>();
+    let (mut pictures, mut shown) = (mats(pictures), shown.map(mats));
+    let (mut stitcher, used) = loop {
+        let stitcher = matched(&pictures, count, config)?;
+        let used = stitcher.component().map_err(failed("count the parts"))?;
+        match &mut shown {
+            // Other pictures are taken only where none was left out: OpenCV numbers those that remain as if all were there.
+            Some(shown) if used.len() < pictures.len() => {
+                pictures = only(pictures, &used);
+                *shown = only(std::mem::take(shown), &used);
+            }
+            _ => break (stitcher, used.len()),
+        }
+    };
+    let sizes: Vec<Size> =
+        pictures.iter().map(Mat::size).collect::<Result<_, _>>().map_err(failed("see the sizes"))?;
     let (scale, pixels) = size(&stitcher, &sizes, count)?;
     // Pixels of the panorama at the size of the pictures.
     let full = pixels / (scale * scale);
-    let first = f64::from(sizes[0].0) * f64::from(sizes[0].1);
+    let first = f64::from(sizes[0].width) * f64::from(sizes[0].height);
     let shrink = (config.pixels_max as f64 / full).min(1.0);
     stitcher.set_compositing_resol(shrink * first / 1e6).map_err(failed("set up a Stitcher"))?;
     let mut mat = Mat::default();
-    let status = stitcher.compose_panorama(&mut mat).map_err(failed("compose a panorama"))?;
-    ok(status, count)?;
-    let used = stitcher.component().map_err(failed("count the parts"))?.len();
+    let status = match shown {
+        Some(shown) => stitcher.compose_panorama_images(&Vector::<Mat>::from_iter(shown), &mut mat),
+        None => stitcher.compose_panorama(&mut mat),
+    };
+    ok(status.map_err(failed("compose a panorama"))?, count)?;
     let picture = Picture::of(mat).map_err(|source| StitchError::Picture { count, source })?;
     Ok(Panorama { picture: shrunk(picture, config.pixels_max)?, used })
+}
+
+/// A Stitcher that knows the places of the pictures, or of some of them. `count` is of all, for errors.
+fn matched(
+    pictures: &[Mat],
+    count: usize,
+    config: &StitchConfig,
+) -> Result<opencv::core::Ptr<Stitcher>, StitchError> {
+    let failed = |action: &'static str| move |source| StitchError::OpenCv { action, count, source };
+    // The matching draws random numbers; the same pictures should give the same panorama.
+    core::set_rng_seed(0).map_err(failed("seed the matching"))?;
+    let mut stitcher = Stitcher::create(Stitcher_Mode::SCANS).map_err(failed("make a Stitcher"))?;
+    stitcher.set_pano_confidence_thresh(config.confidence_min).map_err(failed("set up a Stitcher"))?;
+    let mats: Vector<Mat> = pictures.iter().cloned().collect();
+    let status = stitcher.estimate_transform_def(&mats).map_err(failed("match the features"))?;
+    ok(status, count).map(|()| stitcher)
+}
+
+/// Those with these numbers.
+fn only(pictures: Vec<Mat>, numbers: &Vector<i32>) -> Vec<Mat> {
+    let wanted = |n: usize| numbers.iter().any(|number| usize::try_from(number) == Ok(n));
+    pictures.into_iter().enumerate().filter(|(n, _)| wanted(*n)).map(|(_, picture)| picture).collect()
 }
 
 fn ok(status: Stitcher_Status, count: usize) -> Result<(), StitchError> {
@@ -142,11 +181,7 @@ fn ok(status: Stitcher_Status, count: usize) -> Result<(), StitchError> {
 }
 
 /// The scale at which the pictures were matched, and how many pixels the panorama has at it.
-fn size(
-    stitcher: &impl StitcherTraitConst,
-    sizes: &[(u32, u32)],
-    count: usize,
-) -> Result<(f64, f64), StitchError> {
+fn size(stitcher: &impl StitcherTraitConst, sizes: &[Size], count: usize) -> Result<(f64, f64), StitchError> {
     let failed = |source| StitchError::OpenCv { action: "compute the size of a panorama", count, source };
     let scale = stitcher.work_scale().map_err(failed)?;
     let (places, input) = places(stitcher, sizes, scale).map_err(failed)?;
@@ -165,7 +200,7 @@ fn size(
 /// Where each picture of the panorama lies in it, and how many pixels they have together; both at this scale.
 fn places(
     stitcher: &impl StitcherTraitConst,
-    sizes: &[(u32, u32)],
+    sizes: &[Size],
     scale: f64,
 ) -> opencv::Result<(Vec<Rect>, f64)> {
     // The affine estimator has no focal length, for which the warper would scale.
@@ -173,9 +208,9 @@ fn places(
     let mut places = Vec::new();
     let mut input = 0.0;
     for (camera, index) in stitcher.cameras()?.iter().zip(stitcher.component()?) {
-        let Some((width, height)) = usize::try_from(index).ok().and_then(|n| sizes.get(n)) else { continue };
-        let side = |n: &u32| ((f64::from(*n) * scale).round() as i32).max(1);
-        let size = Size::new(side(width), side(height));
+        let Some(size) = usize::try_from(index).ok().and_then(|n| sizes.get(n)) else { continue };
+        let side = |n: i32| ((f64::from(n) * scale).round() as i32).max(1);
+        let size = Size::new(side(size.width), side(size.height));
         let mut intrinsic = Mat::default();
         camera.k()?.convert_to_def(&mut intrinsic, CV_32F)?;
         places.push(warper.warp_roi(size, &intrinsic, &camera.r())?);
@@ -203,7 +238,7 @@ fn shrunk(picture: Picture, pixels_max: u64) -> Result<Picture, StitchError> {
 mod tests {
     use super::*;
     use crate::found::Found;
-    use crate::vision::scene;
+    use crate::vision::{draw, scene};
 
     const CONFIG: StitchConfig =
         StitchConfig { pixels_max: 8_000_000, pictures_max: 32, confidence_min: 1.0 };
@@ -224,7 +259,7 @@ mod tests {
             let scene = scene::textured(w, h, seed);
             let pictures = strip(&scene, w as i32 / 2, w as i32 / 8);
             assert_eq!(pictures.len(), 5);
-            let panorama = panorama(pictures, &CONFIG).unwrap();
+            let panorama = panorama(pictures, None, &CONFIG).unwrap();
             assert_eq!(panorama.used, 5);
             let (pw, ph) = (panorama.picture.width(), panorama.picture.height());
             assert!(pw.abs_diff(w) < w / 25 && ph.abs_diff(h) < h / 15, "{pw}x{ph} of {w}x{h}");
@@ -232,28 +267,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_drawn_is_seen_and_not_matched() {
+        let scene = scene::textured(1600, 600, 1);
+        let mut pictures = strip(&scene, 800, 200);
+        // It overlaps with nothing, and is left out.
+        pictures.insert(2, Picture::blank(800, 600, [90; 3]).unwrap());
+        // The same in every picture: for the matching, these would all be of one place.
+        let mark = Found { class: 1, score: 1.0, x1: 300, y1: 150, x2: 500, y2: 450 };
+        let drawn = |picture: &Picture| {
+            let mut picture = picture.clone();
+            draw::boxes(&mut picture, &[(mark, None)]).unwrap();
+            picture
+        };
+        let shown: Vec<_> = pictures.iter().map(drawn).collect();
+        let plain = panorama(pictures.clone(), None, &CONFIG).unwrap();
+        let both = panorama(pictures, Some(shown.clone()), &CONFIG).unwrap();
+        assert_eq!((plain.used, both.used), (5, 5));
+        let size = |p: &Panorama| (p.picture.width(), p.picture.height());
+        assert_eq!(size(&plain), size(&both));
+        assert_ne!(plain.picture.pixels().unwrap(), both.picture.pixels().unwrap());
+        let one = panorama(vec![scene.clone()], Some(vec![shown[0].clone()]), &CONFIG).unwrap();
+        assert_eq!(one.picture.pixels().unwrap(), shown[0].pixels().unwrap());
+    }
+
+    #[test]
     fn a_panorama_is_shrunk_to_its_bound() {
         let scene = scene::textured(1600, 600, 3);
         let config = StitchConfig { pixels_max: 200_000, ..CONFIG };
-        let result = panorama(strip(&scene, 800, 200), &config).unwrap().picture;
+        let result = panorama(strip(&scene, 800, 200), None, &config).unwrap().picture;
         let pixels = result.width() * result.height();
         assert!((150_000..=200_000).contains(&pixels), "{}x{}", result.width(), result.height());
-        let one = panorama(vec![scene.clone()], &config).unwrap();
+        let one = panorama(vec![scene.clone()], None, &config).unwrap();
         assert_eq!((one.used, one.picture.width(), one.picture.height()), (1, 730, 273));
-        let one = panorama(vec![scene.clone()], &CONFIG).unwrap();
+        let one = panorama(vec![scene.clone()], None, &CONFIG).unwrap();
         assert_eq!(one.picture.pixels().unwrap(), scene.pixels().unwrap());
     }
 
     #[test]
     fn what_cannot_be_stitched_says_so() {
-        assert!(matches!(panorama(Vec::new(), &CONFIG), Err(StitchError::None)));
+        assert!(matches!(panorama(Vec::new(), None, &CONFIG), Err(StitchError::None)));
         let blank = Picture::blank(400, 300, [90; 3]).unwrap();
-        let error = panorama(vec![blank.clone(), blank.clone()], &CONFIG).unwrap_err().to_string();
+        let error = panorama(vec![blank.clone(), blank.clone()], None, &CONFIG).unwrap_err().to_string();
         assert!(error.contains("2 pictures") && error.contains("ERR_NEED_MORE_IMGS"), "{error}");
         let two = vec![scene::textured(400, 300, 1), scene::textured(400, 300, 9)];
-        let error = panorama(two, &CONFIG).unwrap_err().to_string();
+        let error = panorama(two, None, &CONFIG).unwrap_err().to_string();
         assert!(error.contains("2 pictures"), "{error}");
-        let error = panorama(vec![blank; 33], &CONFIG).unwrap_err().to_string();
+        let error = panorama(vec![blank; 33], None, &CONFIG).unwrap_err().to_string();
         assert!(error.contains("stitch.pictures-max"), "{error}");
     }
 }

@@ -55,21 +55,22 @@ impl Stitcher {
     ) -> Result<(Kept, usize), String> {
         let tell = |step: Step| self.panel.tell(session, kind, step);
         tell(Step::Stitching);
-        let pictures = match stitch {
+        let (pictures, shown) = match stitch {
             Stitch::Original { shots, groups, .. } => {
                 let wanted: Vec<Wanted> = shots.iter().map(Shot::wanted).collect();
-                let mut pictures = self.pictures(session, &wanted)?;
-                for (picture, shot) in pictures.iter_mut().zip(shots) {
+                let pictures = self.pictures(session, &wanted)?;
+                let mut shown = pictures.clone();
+                for (picture, shot) in shown.iter_mut().zip(shots) {
                     let boxes: Vec<_> =
                         shot.objects.iter().map(|(id, found)| (*found, groups.get(id).copied())).collect();
                     draw::boxes(picture, &boxes).map_err(|error| chain(&error))?;
                 }
                 tell(Step::Drawn);
-                pictures
+                (pictures, Some(shown))
             }
-            Stitch::After { session } => self.pictures(session, &self.all_after(session, after))?,
+            Stitch::After { session } => (self.pictures(session, &self.all_after(session, after))?, None),
         };
-        let panorama = stitch::panorama(pictures, &self.config).map_err(|error| chain(&error))?;
+        let panorama = stitch::panorama(pictures, shown, &self.config).map_err(|error| chain(&error))?;
         tell(Step::Stitched);
         let bytes = panorama.picture.encode_jpeg(self.quality).map_err(|error| chain(&error))?;
         self.shelf.put(session, name, &bytes).map_err(|error| chain(&error))?;
