@@ -246,7 +246,8 @@ fn s3_away_is_a_clear_refusal_in_time() {
 /// Objects that are not what the database means are refused by name, and in the end the right ones are taken.
 #[test]
 fn an_object_that_is_something_else_is_refused() {
-    let fleet = fleet!(700);
+    // Long enough for all that is fetched here; each refusal waits for so long, since the right object may yet come.
+    let fleet = fleet!(3000);
     fleet.send(&fleet.a, "s1");
     fleet.uploaded(&fleet.a);
     let right = ask(&fleet.a, "s1");
