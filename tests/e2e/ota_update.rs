@@ -100,6 +100,25 @@ fn an_update_survives_kills_at_random_moments() {
     device.otad.check_log();
 }
 
+/// A server that only says "you have had all of it": what runs is not what it means, and the device finds that out.
+#[test]
+fn a_server_that_goes_back_to_an_older_release_is_followed() {
+    let scratch = Scratch::new("ota-back");
+    let (_server, folder, address) = stand_in(&scratch);
+    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
+    device.otad.start_ready();
+    for (version, word) in [("1", "updated"), ("2", "updated"), ("1", "updated"), ("1", "no-change")] {
+        std::fs::write(folder.join("b"), format!("board {version}")).unwrap();
+        let catalog = serde_json::json!([
+            { "app": "scoreboard", "env": "prod", "version": version, "file": "b", "attrs": ["gamer"] }]);
+        std::fs::write(folder.join("catalog.json"), catalog.to_string()).unwrap();
+        assert_eq!(device.check().1, word, "{version}");
+        assert_eq!(device.content("scoreboard"), format!("board {version}"));
+    }
+    assert!(device.otad.term().success());
+    device.otad.check_log();
+}
+
 #[test]
 fn depotd_publishes_and_otad_installs_rolls_back_and_goes_on() {
     let scratch = Scratch::new("ota-depot");

@@ -195,7 +195,7 @@ fn what_is_not_uploaded_yet_is_waited_for() {
 /// S3 is silent: a clear refusal in time, and others are answered meanwhile.
 #[test]
 fn s3_away_is_a_clear_refusal_in_time() {
-    let mut fleet = fleet!(3_000);
+    let mut fleet = fleet!(6_000);
     fleet.send(&fleet.a, "s1");
     fleet.uploaded(&fleet.a);
     for (how, says) in [("silent", "no answer"), ("away", "s3://")] {
@@ -221,7 +221,7 @@ fn s3_away_is_a_clear_refusal_in_time() {
             }
             let took = begun.elapsed();
             assert!(
-                own < Duration::from_secs(2) && took < Duration::from_secs(10),
+                own < Duration::from_secs(4) && took < Duration::from_secs(25),
                 "{how}: {own:?} {took:?}"
             );
         });

@@ -27,7 +27,15 @@ impl Worker {
         etags.dedup();
         let generation = self.store.current().map(|(id, _)| id.to_string());
         let query = self.config.ask.query(!(bundle && content), generation.as_deref());
-        let (details, came) = match self.ask(&query, &etags.join(", "), bundle && content, forced) {
+        let mut answer = self.ask(&query, &etags.join(", "), bundle && content, forced);
+        let runs = |k: &Known| installed.get(&k.app).is_some_and(|item| item.md5 == k.md5);
+        if matches!(answer, Ok(Answer::NotModified)) && !known.iter().all(runs) {
+            // All that is meant for this device has been here, which is not to say that it runs: an update may have been
+            // interrupted after its content had come, or the server has gone back. Which it is, the details say.
+            let query = self.config.ask.query(true, generation.as_deref());
+            answer = self.ask(&query, "", false, forced);
+        }
+        let (details, came) = match answer {
             Ok(Answer::Content(answer)) => answer,
             Ok(Answer::NotModified) => {
                 self.not_modified(&installed);
@@ -131,10 +139,14 @@ impl Worker {
     fn plan(&mut self, picks: Vec<Pick>, installed: &Manifest, blind: bool) -> Result<bool, Trouble> {
         let (mut items, mut taken, mut unknown) = (installed.items().to_vec(), Vec::new(), false);
         for pick in picks {
-            let Some(item) = pick.item().filter(|item| blind || self.can_get(item, &pick, installed)) else {
+            let item = pick.item();
+            let Some(item) = item.clone().filter(|item| blind || self.can_get(item, &pick, installed)) else {
                 unknown |= blind;
                 if !blind {
                     self.refuse(&pick.app, &Why::NoContent);
+                    // Without the hint the server sends it again.
+                    let gone = |k: &Known| item.as_ref().is_some_and(|item| item.sha256 == k.sha256);
+                    self.ledger.page.known.retain(|k| !gone(k));
                 }
                 continue;
             };
