@@ -111,6 +111,11 @@ impl Ledger {
         true
     }
 
+    /// Content that is gone: without the hint the server sends it again with the next poll.
+    pub fn forget(&mut self, sha256: &Sha256) {
+        self.page.known.retain(|known| known.sha256 != *sha256);
+    }
+
     /// This content of the app failed by itself.
     pub fn bar(&mut self, app: &str, sha256: Sha256) {
         self.page.barred.push((app.to_ascii_lowercase(), sha256));

@@ -102,8 +102,8 @@ impl Worker {
         let mut result = Ok(());
         for (item, download) in &lacking {
             let Some(download) = download else {
-                // It was here when the poll said so; without the hint the next one brings it again.
-                self.ledger.page.known.retain(|known| known.sha256 != item.sha256);
+                // It was here when the poll said so.
+                self.ledger.forget(&item.sha256);
                 let why = format!("the content of {} is gone; the next poll brings it", item.app);
                 result = Err(Trouble::Passing(why));
                 break;

@@ -144,9 +144,9 @@ impl Worker {
                 unknown |= blind;
                 if !blind {
                     self.refuse(&pick.app, &Why::NoContent);
-                    // Without the hint the server sends it again.
-                    let gone = |k: &Known| item.as_ref().is_some_and(|item| item.sha256 == k.sha256);
-                    self.ledger.page.known.retain(|k| !gone(k));
+                    if let Some(item) = item {
+                        self.ledger.forget(&item.sha256);
+                    }
                 }
                 continue;
             };
