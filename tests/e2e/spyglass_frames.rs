@@ -1,6 +1,6 @@
 //! spyglassd's frames socket against clients that do what they should not.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::env::{root, run, wait_for};
@@ -174,4 +174,18 @@ fn every_thread_stands_behind_the_application() {
     let found: Vec<_> = tasks.map(|task| of(task.unwrap().path().join("stat"))).collect();
     assert!(found.len() >= 3, "the loop and the encoder's threads: {found:?}");
     assert!(found.iter().all(|task| *task == (nice.clone(), "3".to_owned())), "SCHED_BATCH is 3: {found:?}");
+}
+
+/// In a container whose programs were started from outside it, the session's number is 0 within.
+#[test]
+fn it_runs_in_a_session_from_outside_its_container() {
+    let unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let probe = Command::new(unshare[0]).args(&unshare[1..]).arg("true").stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        skip!("no namespaces may be made here");
+    }
+    let scratch = Scratch::new("spyn");
+    let mut spy = Spyglass::new(&scratch, "", "[[stream]]\nname = \"cam\"");
+    spy.daemon.wrap(&unshare).start_ready();
+    assert_eq!(spy.stream("cam")["name"], "cam");
 }

@@ -26,6 +26,13 @@ pub struct Spyglass {
 impl Spyglass {
     /// Starts it; `more` is added to its configuration, `rtsp` to its `[rtsp]`.
     pub fn start(scratch: &Scratch, rtsp: &str, more: &str) -> Spyglass {
+        let mut spy = Self::new(scratch, rtsp, more);
+        spy.daemon.start_ready();
+        spy
+    }
+
+    /// As [`start`](Spyglass::start), not started.
+    pub fn new(scratch: &Scratch, rtsp: &str, more: &str) -> Spyglass {
         let port = free_port();
         let toml = format!(
             "ctl-socket = \"{{dir}}/ctl.sock\"\ncache-dir = \"{{dir}}\"\n[frames]\nsocket = \"{{dir}}/f.sock\"\n\
@@ -33,7 +40,6 @@ impl Spyglass {
         );
         let mut daemon = Daemon::new(scratch, "spyglassd", "spy", &toml);
         daemon.env("GST_REGISTRY", registry().to_string_lossy());
-        daemon.start_ready();
         Spyglass { daemon, port }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use edge::cli::{self, Failure, Program};
 use edge::notify::Notifier;
 use edge::signal::Signals;
-use rustix::process::{getpid, getpriority_process, getsid, setpriority_process};
+use rustix::process::{getpriority_process, setpriority_process};
 
 use crate::config::Config;
 use crate::daemon::Daemon;
@@ -75,11 +75,22 @@ fn give_way() {
     let nice = nice.inspect_err(|e| log::debug!("a lower priority is not possible: {e}")).unwrap_or(0);
     // A kernel that shares the CPU out between sessions first (autogroup) compares priorities within a session only. As a
     // service this program has one of its own, which is given the same priority; that of a shell is not its to change.
-    if getsid(None).is_ok_and(|session| session == getpid())
+    if std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| leads_its_session(&stat))
         && let Err(error) = std::fs::write("/proc/self/autogroup", nice.to_string())
     {
         log::debug!("the session's priority stays: {error}");
     }
+}
+
+/// Whether the process whose `/proc/PID/stat` this is leads its session (`proc_pid_stat(5)`, fields 1 and 6).
+///
+/// Read there because a container often runs its programs in a session from outside: its number is 0 then, which
+/// `rustix::process::getsid` takes for impossible.
+fn leads_its_session(stat: &str) -> bool {
+    let pid = stat.split_whitespace().next();
+    // A name in parentheses, which may have spaces and parentheses of its own, then state, parent, group and session.
+    let session = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(3));
+    pid.is_some() && pid == session
 }
 
 /// Finds what can be found without running: encoders, pipelines, files. A camera may be unplugged: that is a warning.
@@ -122,4 +133,18 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
 
 fn stream_fails(name: &str, what: &str) -> Failure {
     Failure::config(format!("stream {name}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_from_outside_the_container_is_not_led_from_within() {
+        assert!(leads_its_session("21 (spyglassd) S 1 21 21 0 -1 4194560"));
+        assert!(leads_its_session("21 (a ) S 1 2 3) S 1 21 21 0 -1 4194560"));
+        assert!(!leads_its_session("21 (spyglassd) S 1 21 7 0 -1 4194560"));
+        assert!(!leads_its_session("1 (spyglassd) S 0 0 0 0 -1 4194560"));
+        assert!(!leads_its_session(""));
+    }
 }
