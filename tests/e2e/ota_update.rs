@@ -100,21 +100,55 @@ fn an_update_survives_kills_at_random_moments() {
     device.otad.check_log();
 }
 
-/// A server that only says "you have had all of it": what runs is not what it means, and the device finds that out.
+/// What was installed before is followed back to, what was rolled back by hand is not sent again, and what came before a
+/// hook refused the update is installed later: a server's "nothing new" then means content that does not run.
 #[test]
-fn a_server_that_goes_back_to_an_older_release_is_followed() {
+fn what_a_server_calls_nothing_new_is_installed_where_it_does_not_run() {
     let scratch = Scratch::new("ota-back");
     let (_server, folder, address) = stand_in(&scratch);
-    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
+    let hook = "pre-install = [\"/usr/bin/test\", \"!\", \"-e\", \"{dir}/closed\"]\n[app.os_armv8]";
+    let tables = TABLES.replace("[app.os_armv8]", hook);
+    let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", &tables);
     device.otad.start_ready();
-    for (version, word) in [("1", "updated"), ("2", "updated"), ("1", "updated"), ("1", "no-change")] {
+    let closed = device.otad.dir.join("closed");
+    let asked = || {
+        let text = std::fs::read_to_string(folder.join("requests")).unwrap_or_default();
+        let details = text.lines().filter(|line| line.contains("metadataOnly")).count();
+        (text.lines().count() - details, details)
+    };
+    // What is on the server, whether the hook refuses; what comes of it, what runs, and whether the details are asked for.
+    let steps = [
+        ("1", false, "updated", "1", 0),
+        ("1", false, "no-change", "1", 0),
+        ("2", true, "refused", "1", 0),
+        ("2", true, "refused", "1", 1),
+        ("2", false, "updated", "2", 1),
+        ("2", false, "no-change", "2", 0),
+        ("1", false, "updated", "1", 0),
+        ("1", false, "no-change", "1", 0),
+    ];
+    for (at, (version, refuse, word, runs, details)) in steps.into_iter().enumerate() {
         std::fs::write(folder.join("b"), format!("board {version}")).unwrap();
         let catalog = serde_json::json!([
             { "app": "scoreboard", "env": "prod", "version": version, "file": "b", "attrs": ["gamer"] }]);
         std::fs::write(folder.join("catalog.json"), catalog.to_string()).unwrap();
-        assert_eq!(device.check().1, word, "{version}");
-        assert_eq!(device.content("scoreboard"), format!("board {version}"));
+        if refuse {
+            std::fs::write(&closed, "").unwrap();
+        } else {
+            let _ = std::fs::remove_file(&closed);
+        }
+        let before = asked();
+        assert_eq!(device.check().1, word, "step {at}");
+        assert_eq!(device.content("scoreboard"), format!("board {runs}"), "step {at}");
+        assert_eq!(asked(), (before.0 + 1, before.1 + details), "step {at}");
     }
+    assert_eq!(device.command(&["rollback"]).0, 0);
+    env::wait_for("the way back", Duration::from_secs(30), || {
+        (device.otad.try_status()?["idle"] == true && device.content("scoreboard") == "board 2").then_some(())
+    });
+    let before = asked();
+    assert_eq!((device.check().1.as_str(), device.why("scoreboard").as_str()), ("no-change", "quarantined"));
+    assert_eq!(asked(), (before.0 + 1, before.1 + 1), "not the content again, only the details");
     assert!(device.otad.term().success());
     device.otad.check_log();
 }

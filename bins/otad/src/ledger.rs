@@ -116,6 +116,14 @@ impl Ledger {
         self.page.known.retain(|known| known.sha256 != *sha256);
     }
 
+    /// An app was committed: what came of it before is not named to the server any more, so that its "nothing new" means
+    /// what runs. Whether there was something.
+    pub fn settle(&mut self, app: &str) -> bool {
+        let before = self.page.known.len();
+        self.page.known.retain(|known| !known.app.eq_ignore_ascii_case(app));
+        self.page.known.len() < before
+    }
+
     /// This content of the app failed by itself.
     pub fn bar(&mut self, app: &str, sha256: Sha256) {
         self.page.barred.push((app.to_ascii_lowercase(), sha256));

@@ -236,6 +236,11 @@ impl Worker {
         self.store.commit(now).map_err(|error| edge::log::chain(&error))?;
         log::info!("{id} is well: committed");
         self.reports.iter_mut().filter(|report| report.taken).for_each(Report::is_installed);
+        let settled = items.iter().fold(false, |any, item| self.ledger.settle(&item.app) || any);
+        if settled && let Err(error) = self.ledger.save() {
+            // It costs a second question at each poll.
+            log::warn!("{}", edge::log::chain(&error));
+        }
         for item in &items {
             if let Some(app) = self.config.app(&item.app)
                 && let Err(why) =
@@ -265,6 +270,10 @@ impl Worker {
         };
         let differ = changed(&good, &bad);
         self.ledger.page.owed = differ.iter().map(|item| item.app.clone()).collect();
+        for item in &differ {
+            // Else a server that sends bundles sends it again with each.
+            self.ledger.learn(item.into());
+        }
         if let ([only], true) = (differ.as_slice(), quarantine) {
             self.ledger.bar(&only.app, only.sha256);
         }
