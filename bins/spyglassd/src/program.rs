@@ -9,7 +9,7 @@ use edge::notify::Notifier;
 use edge::signal::Signals;
 use rustix::process::{getpriority_process, setpriority_process};
 
-use crate::config::Config;
+use crate::config::{Config, StreamConfig};
 use crate::daemon::Daemon;
 use crate::sources::{self, SourceSpec};
 
@@ -100,10 +100,12 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
     if config.raw.encoder.kind != encoder {
         warnings.push(format!("encoder \"auto\" is {} on this machine", encoder.element()));
     }
-    let mut blurs = false;
+    let blurs = |stream: &StreamConfig| stream.privacy.is_some();
+    if let Some(privacy) = config.other.as_ref().and_then(|other| other.privacy.as_ref()) {
+        crate::privacy::finder(privacy).map_err(|why| Failure::config(format!("privacy: {why}")))?;
+    }
     for stream in &config.streams {
         if let Some(privacy) = &stream.privacy {
-            blurs = true;
             crate::privacy::finder(privacy).map_err(|why| stream_fails(&stream.name, &why))?;
         }
         let Some(source) = &stream.source else { continue };
@@ -124,8 +126,9 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
         }
         sources::build(source).map_err(|e| fail(e.to_string()))?;
     }
-    if blurs && config.other.is_some() {
-        let what = "frames.any-name is true: streams that no [[stream]] names are not blurred";
+    if config.streams.iter().any(blurs) && config.other.as_ref().is_some_and(|other| !blurs(other)) {
+        let what =
+            "frames.any-name is true: streams that no [[stream]] names are not blurred without [privacy]";
         warnings.push(what.to_owned());
     }
     Ok(warnings)

@@ -89,12 +89,18 @@ fn detail(rgb: &Rgb, area: &Box2) -> f64 {
     values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64
 }
 
+/// The daemon, its RTSP port and its page's; with the stream `cam`, which has these keys.
 fn daemon(scratch: &Scratch, stream: &str) -> (Daemon, u16, u16) {
+    daemon_with(scratch, &format!("[[stream]]\nname = \"cam\"\n{stream}"))
+}
+
+/// The same with these tables.
+fn daemon_with(scratch: &Scratch, tables: &str) -> (Daemon, u16, u16) {
     let (rtsp, web) = (free_port(), free_port());
     let toml = format!(
         "ctl-socket = \"{{dir}}/ctl.sock\"\ncache-dir = \"{{dir}}\"\n[frames]\nsocket = \"{{dir}}/f.sock\"\n\
          [web]\nlisten = \"127.0.0.1:{web}\"\njpeg-quality = 100\n[rtsp]\nlisten = \"127.0.0.1:{rtsp}\"\n\
-         [encoder]\nretry-min-ms = 100\nretry-max-ms = 500\n[[stream]]\nname = \"cam\"\n{stream}"
+         [encoder]\nretry-min-ms = 100\nretry-max-ms = 500\n{tables}"
     );
     let mut daemon = Daemon::new(scratch, "spyglassd", "spy", &toml);
     daemon.start_ready();
@@ -165,6 +171,24 @@ fn a_face_loses_its_detail_and_the_rest_of_the_picture_stays() {
     println!("search and blur: {} ms", said["privacy"]["search-ms"]);
     assert!(daemon.term().success());
     daemon.check_log();
+}
+
+/// Nobody has to know the names of the streams that applications will bring.
+#[test]
+fn a_stream_that_no_table_names_is_blurred_like_all_and_one_may_be_left_out() {
+    let photo = decoded(&std::fs::read(photo!()).unwrap());
+    let mut detector = haar();
+    for (stream, shows) in [("", 0), ("[[stream]]\nname = \"cam\"\n[stream.privacy]\nblur = \"none\"\n", 1)] {
+        let scratch = Scratch::new("spya");
+        let (mut daemon, _, web) = daemon_with(&scratch, &format!("[privacy]\nblur = \"faces\"\n{stream}"));
+        let _app = app(&daemon, &scratch, &photo);
+        wait_for("the application", LONG, || (status(&daemon)["frames"].as_u64()? > 0).then_some(()));
+        let shown = decoded(&get(&format!("http://127.0.0.1:{web}/cam.jpg")));
+        assert_eq!(faces(&mut detector, &shown).len(), shows, "{stream}");
+        assert_eq!(status(&daemon)["privacy"].is_null(), shows == 1);
+        assert!(daemon.term().success());
+        daemon.check_log();
+    }
 }
 
 /// The pictures that ffmpeg makes of an address in so many seconds.

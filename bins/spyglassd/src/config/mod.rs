@@ -115,20 +115,22 @@ impl Config {
         if web.listen.is_some() {
             access::listen(&raw.web.listen, guarded).map_err(|w| loaded.problem("web.listen", &w))?;
         }
+        let privacy = raw.privacy.to_config(&loaded, "privacy")?;
+        let common = |own| StreamConfig { privacy: privacy.clone(), ..settings(raw, own) };
         let mut streams: Vec<StreamConfig> = Vec::with_capacity(raw.stream.len());
         for (n, stream) in raw.stream.iter().enumerate() {
             if streams.iter().any(|s| s.name == stream.name) {
                 let key = format!("stream[{n}].name");
                 return Err(loaded.problem(&key, "expected a name that no other stream has"));
             }
-            streams.push(self::stream(&loaded, n, stream)?);
+            streams.push(self::stream(&loaded, n, stream, common(Some(stream)))?);
         }
         if streams.len() > raw.limits.streams_max {
             return Err(
                 loaded.problem("limits.streams-max", "expected at least as many as there are [[stream]]")
             );
         }
-        let other = raw.frames.any_name.then(|| settings(raw, None));
+        let other = raw.frames.any_name.then(|| common(None));
         Ok(Config { port: port(&loaded)?, rtsp, web, users, streams, other, raw: loaded.raw })
     }
 
@@ -234,7 +236,13 @@ fn settings(raw: &Raw, own: Option<&RawStream>) -> StreamConfig {
     }
 }
 
-fn stream(loaded: &Loaded<Raw>, n: usize, s: &RawStream) -> Result<StreamConfig, config::Error> {
+/// The stream that `s`, the table number `n`, describes; `config` is what it has of the tables for all streams.
+fn stream(
+    loaded: &Loaded<Raw>,
+    n: usize,
+    s: &RawStream,
+    mut config: StreamConfig,
+) -> Result<StreamConfig, config::Error> {
     let wrong = |key: &str, message: &str| loaded.problem(&format!("stream[{n}].{key}"), message);
     if !wire::is_name(&s.name) {
         return Err(wrong(
@@ -248,7 +256,6 @@ fn stream(loaded: &Loaded<Raw>, n: usize, s: &RawStream) -> Result<StreamConfig,
     if s.width > 0 && s.fit.unwrap_or(loaded.raw.encoder.fit) == Fit::Renegotiate {
         return Err(wrong("fit", "expected letterbox or stretch with a fixed width and height"));
     }
-    let mut config = settings(&loaded.raw, Some(s));
     if let Some(kvs) = &s.kvs {
         config.kvs = Some(kvs.to_config(loaded, &format!("stream[{n}].kvs"), &Vars::from_env())?);
     }
@@ -339,6 +346,14 @@ mod tests {
             let error = faces.unwrap_err().to_string();
             let words = ["stream[0].privacy.blur", "built without OpenCV", "FEATURES=privacy"];
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+        let all = Config::parse(&format!("[privacy]\nblur = \"faces\"\n{}", text("none")));
+        if cfg!(feature = "privacy") {
+            let all = all.unwrap();
+            assert!(all.stream("a").unwrap().privacy.is_none(), "what a stream says goes before");
+            assert!(all.stream("brought").unwrap().privacy.is_some());
+        } else {
+            assert!(all.unwrap_err().to_string().contains("privacy.blur"));
         }
     }
 

@@ -26,6 +26,7 @@ pub struct Raw {
     pub web: web::Raw,
     pub access: RawAccess,
     pub limits: RawLimits,
+    pub privacy: privacy::Raw,
     pub stream: Vec<RawStream>,
 }
 
@@ -40,6 +41,7 @@ impl Default for Raw {
             web: web::Raw::default(),
             access: RawAccess::default(),
             limits: RawLimits::default(),
+            privacy: privacy::Raw::default(),
             stream: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! `[stream.privacy]`: its keys, defaults and checks.
+//! `[privacy]` and `[stream.privacy]`: their keys, defaults and checks.
 
 use std::path::PathBuf;
 
