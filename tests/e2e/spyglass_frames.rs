@@ -135,15 +135,43 @@ fn an_application_outlives_the_daemon_and_finds_it_again() {
     spy.daemon.check_log();
 }
 
+fn check_client(python: &str, mode: &[&str]) {
+    let scratch = Scratch::new("spyc");
+    let mut command = Command::new(python);
+    command.arg(root().join("tests/spyglass_client.py")).arg(scratch.path()).args(mode);
+    run(command.env("PYTHONDONTWRITEBYTECODE", "1"));
+}
+
 #[test]
-fn the_python_client_fills_slots_and_keeps_the_daemons_last_word() {
+fn the_python_client_fills_slots_and_takes_the_references_calls() {
     let Some(python) = python() else {
         skip!("python3 with numpy is not installed (make deps)");
     };
-    let scratch = Scratch::new("spyc");
-    let mut command = Command::new(python);
-    command.arg(root().join("tests/spyglass_client.py")).arg(scratch.path());
-    run(command.env("PYTHONDONTWRITEBYTECODE", "1"));
+    check_client(python, &[]);
+}
+
+#[test]
+fn the_python_client_needs_no_numpy() {
+    check_client("python3", &["bare"]);
+}
+
+/// The daemon hears of the end before it hears of the beginning: it doesn't take the same application for another one.
+#[test]
+fn a_second_start_of_the_python_client_goes_on_at_once() {
+    let scratch = Scratch::new("spys");
+    let spy = Spyglass::start(&scratch, "", "");
+    let script = "import os, sys, time\n\
+        from edge_spyglass import SpyGlass\n\
+        client = SpyGlass('cam', sys.argv[1])\n\
+        for fps in (None, 10, 20, 30, 40):\n    \
+            client.start_streaming(fps, 64, 48)\n    \
+            end = time.monotonic() + 5\n    \
+            while not client.put(bytes(64 * 48 * 3), 64, 48) and time.monotonic() < end: time.sleep(0.01)\n    \
+            assert client.state == SpyGlass.State.STREAMING and not client.error, client.error\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(spy.socket()).env("PYTHONDONTWRITEBYTECODE", "1");
+    run(command.env("PYTHONPATH", root().join("bins/spyglassd/python")));
+    spy.daemon.check_log();
 }
 
 /// What reads the frames and what encodes them leaves the CPU to the application, however the daemon was started.

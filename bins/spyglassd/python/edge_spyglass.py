@@ -14,21 +14,37 @@ message; without a daemon, or without a free slot, the frame is dropped and coun
 that the first frame is not lost, the daemon's answer is waited for, a tenth of a second at most; never again. The daemon
 may start later, stop and come back. Standard library only; numpy is used for the copy when the frame is a numpy array.
 Python 3.6 and later, Linux. The protocol is described in spyglassd's README.
+
+An application written for backpack's SpyGlass, KVSSpyGlass or RTSPSpyGlass changes the import, and its constructor's
+arguments where it has no use for a name:
+
+    from edge_spyglass import SpyGlass as KVSSpyGlass
+
+start_streaming(), put(), stop_streaming(), state, State, logger, video_fps, video_width, video_height and USE_LAST_VALUE
+are there and mean the same. Of the constructor's arguments, parent_logger and stream_name are used; gst_log_file,
+gst_log_level, dotenv_path, stream_region and credentials_handler are accepted and ignored, for encoding and uploading are
+the daemon's (see its OUTPUTS.md). Different: there is no warm-up, the states of it are STARTING, and put() is True from
+the first frame on; a frame that is no picture is a SpyGlassError; the object needs no subclass.
 """
 
 import array
+import enum
 import errno
+import logging
 import mmap
+import operator
 import os
 import select
 import socket
 import struct
 import time
 
-__all__ = ["SpyGlass", "SpyGlassError", "State"]
+__all__ = ["SpyGlass", "SpyGlassError", "State", "USE_LAST_VALUE"]
 __version__ = "0.1.0"
 
 DEFAULT_SOCKET = "/run/edge/spyglassd/frames.sock"
+#: For start_streaming(): what the last session had; in the first one, what the frames turn out to have.
+USE_LAST_VALUE = -999
 
 _FORMATS = {"BGR": (1, 3), "RGB": (2, 3), "BGRA": (3, 4), "GRAY8": (4, 1), "NV12": (5, 0), "I420": (6, 0)}
 _HEADER = struct.Struct("<4sHH")
@@ -51,36 +67,53 @@ class SpyGlassError(RuntimeError):
     """A mistake in how the class is used. Trouble with the daemon is never an exception: see SpyGlass.error."""
 
 
-class State(object):
-    """What SpyGlass.state says."""
+class State(str, enum.Enum):
+    """What SpyGlass.state says. Each is equal to its name, too."""
 
     STOPPED = "STOPPED"      # start_streaming() was not called
     STARTING = "STARTING"    # started; the daemon has not answered yet
     STREAMING = "STREAMING"  # frames are handed over
     ERROR = "ERROR"          # the daemon is not there or refused (SpyGlass.error says why); tried again each second
+    START_WARMUP = "STARTING"  # other names of STARTING
+    WARMUP = "STARTING"
+
+    def __str__(self):
+        return self.value
 
 
 class SpyGlass(object):
     """One stream of frames to spyglassd."""
 
-    def __init__(self, name="app", socket_path=None, pixel_format="BGR", slots=0):
-        """name: the stream's, 1 to 64 letters, digits, '-', '_', '.'. socket_path: where the daemon listens
-        (default: $EDGE_SPYGLASS_SOCKET, else /run/edge/spyglassd/frames.sock). pixel_format: BGR, RGB, BGRA, GRAY8,
-        NV12 or I420. slots: frames that may be on their way at once, 0 = the daemon's choice."""
+    State = State
+
+    def __init__(self, name="app", socket_path=None, pixel_format="BGR", slots=0, parent_logger=None,
+                 stream_name=None, gst_log_file=None, gst_log_level=None, dotenv_path=None, stream_region=None,
+                 credentials_handler=None):
+        """name (or stream_name): the stream's, 1 to 64 letters, digits, '-', '_', '.', not beginning with '.'.
+        socket_path: where the daemon listens (default: $EDGE_SPYGLASS_SOCKET, else
+        /run/edge/spyglassd/frames.sock). pixel_format: BGR, RGB, BGRA, GRAY8, NV12 or I420. slots: frames that may be
+        on their way at once, at most 32, 0 = the daemon's choice. parent_logger: the parent of the logger that is
+        told why frames are not handed over, when that changes. The others are accepted and ignored."""
+        name = name if stream_name is None else stream_name
         if pixel_format not in _FORMATS:
             raise SpyGlassError("pixel_format %r: expected one of %s" % (pixel_format, ", ".join(sorted(_FORMATS))))
-        encoded = name.encode("ascii", "replace")
-        if not 1 <= len(encoded) <= 64 or not all(chr(c).isalnum() or c in b"-_." for c in encoded):
-            raise SpyGlassError("name %r: expected 1 to 64 letters, digits, '-', '_' or '.'" % (name,))
+        encoded = name.encode("ascii", "replace") if isinstance(name, str) else b""
+        if not 1 <= len(encoded) <= 64 or not all(chr(c).isalnum() or c in b"-_." for c in encoded) \
+                or encoded.startswith(b"."):
+            raise SpyGlassError("name %r: expected 1 to 64 letters, digits, '-', '_' or '.', not beginning with '.'"
+                                % (name,))
+        if not 0 <= slots <= 32:
+            raise SpyGlassError("slots %r: expected 0 to 32" % (slots,))
         self.name = name
+        self.logger = (parent_logger.getChild if parent_logger else logging.getLogger)(type(self).__name__)
         self.pixel_format = pixel_format
         self.error = ""       #: why frames are not handed over
         self.sent = 0         #: frames handed over since start_streaming()
-        self.dropped = 0      #: frames dropped since start_streaming(), by whatever cause
-        self._path = socket_path or os.environ.get("EDGE_SPYGLASS_SOCKET") or DEFAULT_SOCKET
+        self.dropped = 0      #: frames dropped since start_streaming(), by whatever cause; also those put while stopped
+        self._path = os.fspath(socket_path) if socket_path else os.environ.get("EDGE_SPYGLASS_SOCKET") or DEFAULT_SOCKET
         self._wanted_slots = slots
         self._running = False
-        self._fps = (0, 1)
+        self._fps = 0          # as declared; 0 = the daemon finds out
         self._size = None      # the size said in HELLO
         self._socket = None
         self._memory = None
@@ -95,18 +128,22 @@ class SpyGlass(object):
 
     # The life cycle.
 
-    def start_streaming(self, fps=0, width=0, height=0):
-        """Begins. All may be left at 0: then the first frame says its size, and the daemon finds out the rate on the
-        way. Otherwise the daemon is told at once and has its memory ready for the first frame."""
-        if self._running:
-            raise SpyGlassError("start_streaming() was called already; call stop_streaming() first")
-        if fps < 0 or fps > 1000 or (width > 0) != (height > 0):
-            raise SpyGlassError("expected fps from 0 to 1000, and width and height together or neither")
-        self._fps = (int(round(fps * 1000)), 1000) if fps else (0, 1)
-        self._size = (int(width), int(height)) if width else None
+    def start_streaming(self, fps=USE_LAST_VALUE, width=USE_LAST_VALUE, height=USE_LAST_VALUE):
+        """Begins; what was begun before is stopped first. Of what is None or 0, the first frame says the size, and the
+        daemon finds out the rate on the way; so it is with a width without a height. With a size, the daemon is told
+        at once and has its memory ready for the first frame. What is left out is as in the last session."""
+        last = self._size or (0, 0)
+        fps = self._fps if fps == USE_LAST_VALUE else fps or 0
+        width = last[0] if width == USE_LAST_VALUE else width or 0
+        height = last[1] if height == USE_LAST_VALUE else height or 0
+        if not 0 <= fps <= 1000 or not 0 <= width <= 65535 or not 0 <= height <= 65535:
+            raise SpyGlassError("fps %r, width %r, height %r: expected fps from 0 to 1000, width and height from 0 to 65535"
+                                % (fps, width, height))
+        self.stop_streaming()
+        self._fps = fps
+        self._size = (int(width), int(height)) if int(width) and int(height) else None
         self._running = True
         self.sent = self.dropped = 0
-        self.error = ""
         self._ask_at = 0.0
         self._first = True
         if self._size:
@@ -117,7 +154,6 @@ class SpyGlass(object):
         """Ends. Frames on their way still arrive. start_streaming() begins anew."""
         self._hang_up("")
         self._running = False
-        self._size = None
 
     def __enter__(self):
         if not self._running:
@@ -136,20 +172,39 @@ class SpyGlass(object):
             return State.STREAMING
         return State.ERROR if self.error else State.STARTING
 
+    @property
+    def video_fps(self):
+        """Frames a second as declared; None when the daemon finds out."""
+        return self._fps or None
+
+    @property
+    def video_width(self):
+        """Pixels a row as declared, else of the first frame; None before it."""
+        return self._size[0] if self._size else None
+
+    @property
+    def video_height(self):
+        """Rows as declared, else of the first frame; None before it."""
+        return self._size[1] if self._size else None
+
     # Frames.
 
     def put(self, frame, width=0, height=0, timestamp=None):
-        """Hands a frame over; False when it was dropped.
+        """Hands a frame over; False when it was dropped, as all are that come before start_streaming() or after
+        stop_streaming().
 
         frame: a numpy array of uint8, (height, width, channels) or (height, width), its rows may be padded; or any
         bytes-like object with packed rows, then with width and height. timestamp: seconds on any clock that never
-        goes back; the default is now."""
+        goes back, from 0 on; the default is now."""
         if not self._running:
-            raise SpyGlassError("put() before start_streaming()")
+            self.dropped += 1
+            return False
         if self._pid != os.getpid():
             # After a fork the connection is the parent's.
             self._forget()
             self._pid = os.getpid()
+        # Whatever can be wrong with the arguments is found before a slot is taken.
+        ns = _nanoseconds(timestamp)
         pixels, width, height = self._geometry(frame, width, height)
         size = _packed(self.pixel_format, width, height)
         slot = self._slot(width, height, size)
@@ -162,11 +217,10 @@ class SpyGlass(object):
                 self._memory[start:start + size] = pixels
             else:
                 self._copy_rows(frame, start, size)
+            packet = _FRAME.pack(_MAGIC, 3, _FRAME.size, slot, width, height, 0, ns, self._no_slot)
         except BaseException:
             self._free.append(slot)
             raise
-        ns = int((time.monotonic() if timestamp is None else timestamp) * 1e9)
-        packet = _FRAME.pack(_MAGIC, 3, _FRAME.size, slot, width, height, 0, ns, self._no_slot)
         try:
             self._socket.send(packet, _NO_SIGNAL)
         except (BlockingIOError, InterruptedError):
@@ -185,9 +239,14 @@ class SpyGlass(object):
         dtype = getattr(frame, "dtype", None)
         channels = _FORMATS[self.pixel_format][1]
         if dtype is None:
+            try:
+                view = memoryview(frame).cast("B")
+                width, height = operator.index(width), operator.index(height)
+            except TypeError as error:
+                raise SpyGlassError("a frame of %s: expected a numpy array of uint8, or bytes in one piece with width "
+                                    "and height in pixels (%s)" % (type(frame).__name__, error))
             if width <= 0 or height <= 0:
                 raise SpyGlassError("a frame of bytes needs its width and height")
-            view = memoryview(frame).cast("B")
             if len(view) != _packed(self.pixel_format, width, height):
                 raise SpyGlassError(
                     "%d bytes: %s of %dx%d has %d"
@@ -196,6 +255,8 @@ class SpyGlass(object):
         if getattr(dtype, "str", "") != "|u1":
             raise SpyGlassError("a frame of %s: expected a numpy array of uint8" % dtype)
         shape = frame.shape
+        if 0 in shape:
+            raise SpyGlassError("shape %r: expected at least one pixel" % (shape,))
         packed = frame if frame.flags.c_contiguous else None
         if channels == 0:
             # OpenCV's planar pictures have one and a half times the rows.
@@ -259,8 +320,8 @@ class SpyGlass(object):
                 hint = "; is spyglassd running?"
             elif error.errno == errno.EACCES:
                 hint = "; this user must be in the group of the socket (edge)"
-            self.error = "cannot connect to %s: %s%s" % (self._path, error.strerror, hint)
-            return
+            # A path that is too long is found by Python, not by the system: that error has no number.
+            return self._complain("cannot connect to %s: %s%s" % (self._path, error.strerror or error, hint))
         self._socket = link
         self._no_slot = 0
         self._hello()
@@ -270,7 +331,7 @@ class SpyGlass(object):
         width, height = self._size
         packet = _HELLO.pack(
             _MAGIC, 1, _HELLO.size, width, height, 0, _FORMATS[self.pixel_format][0],
-            self._fps[0], self._fps[1], self._wanted_slots, 0, self.name.encode("ascii"))
+            int(round(self._fps * 1000)), 1000, self._wanted_slots, 0, self.name.encode("ascii"))
         try:
             self._socket.send(packet, _NO_SIGNAL)
         except OSError as error:
@@ -345,6 +406,12 @@ class SpyGlass(object):
             self._socket.close()
             self._socket = None
             self._ask_at = time.monotonic() + _ASK_AGAIN_S
+        self._complain(why)
+
+    def _complain(self, why):
+        """Why frames are not handed over, "" when nothing is wrong; the logger hears of it once."""
+        if why and why != self.error:
+            self.logger.warning("%s: %s", self.name, why)
         self.error = why
 
     def _gone(self, error):
@@ -368,6 +435,20 @@ class SpyGlass(object):
 def _kind(packet):
     """The type of a message; 0 of what is none."""
     return _HEADER.unpack_from(packet)[1] if len(packet) >= _HEADER.size else 0
+
+
+def _nanoseconds(timestamp):
+    """Seconds as the protocol has them; None is now."""
+    if timestamp is None:
+        return int(time.monotonic() * 1e9)
+    try:
+        seconds = float(timestamp)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    # Half of what 64 bits hold: some 292 years. A number that is none is not in between, either.
+    if not 0 <= seconds < (1 << 63) / 1e9:
+        raise SpyGlassError("timestamp %r: expected seconds on a clock that never goes back, from 0 on" % (timestamp,))
+    return int(seconds * 1e9)
 
 
 def _packed(pixel_format, width, height):
