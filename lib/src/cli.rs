@@ -172,10 +172,17 @@ pub fn main<D: Daemon>() -> ExitCode {
     };
     crate::log::init(args.verbosity);
     keep_secrets_out_of_core_dumps();
+    let command = if let Mode::Command(name, _) = &args.mode { Some(name.clone()) } else { None };
     match act::<D>(args) {
         Ok(code) => code,
         Err(failure) => {
-            report(program.name, &failure);
+            match command {
+                // For the person who typed it, not for the log.
+                Some(command) if failure.error.downcast_ref::<crate::config::Error>().is_none() => {
+                    eprintln!("{} {command}: {}", program.name, crate::log::chain(failure.error.as_ref()));
+                }
+                _ => report(program.name, &failure),
+            }
             ExitCode::from(failure.code)
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use e2e::env;
 use e2e::ota::{Device, QUICK, Rig, TABLES};
 use e2e::packages::Release;
+use e2e::scratch::Scratch;
 use e2e::skip;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -108,6 +109,86 @@ fn the_recovery_counts_starts_without_configuration_and_goes_back() {
     rig.device.otad.start_ready();
     rig.held("after the recovery");
     rig.end();
+}
+
+/// Where nothing runs before the apps (no systemd), the daemon's own start counts after a reboot, and only there.
+#[test]
+fn each_start_of_a_trial_is_counted_once() {
+    let mut rig = Rig::new("ota-count", "", &slow());
+    let release = rig.next("good 2, and never well");
+    rig.server.publish(&release, &rig.key);
+    rig.device.command(&["check-now"]);
+    state_is(&rig.device, "watching-health");
+    // What it remembers of the boot it was started in last is there: as after a reboot it is gone.
+    let agent = rig.device.otad.dir.join("state/agent");
+    for (recovery, start) in [(false, 1), (true, 2), (false, 3)] {
+        rig.device.otad.kill9();
+        std::fs::remove_file(&agent).unwrap();
+        // That of another boot.
+        let _ = std::fs::remove_file(rig.device.otad.dir.join("state/counted"));
+        if recovery {
+            let (_, found) = rig.device.command(&["recover"]);
+            assert_eq!(found["tries"], start, "{found}");
+        }
+        rig.device.otad.start_ready();
+        rig.device.otad.wait_log(&format!("is on trial, start {start}: going on"), LONG);
+        state_is(&rig.device, "watching-health");
+    }
+    rig.end();
+}
+
+/// Looking changes nothing, and needs neither a daemon nor to be allowed to write.
+#[test]
+fn who_only_looks_makes_nothing() {
+    let mut rig = Rig::new("ota-look", "", QUICK);
+    let state = rig.device.otad.dir.join("state");
+    let run = |rig: &Rig, arguments: &[&str]| rig.device.otad.command(arguments).output().unwrap();
+    let missing = rig.device.otad.dir.join("missing");
+    for command in ["history", "verify"] {
+        let output = run(&rig, &[command, "--dir", &missing.to_string_lossy()]);
+        assert_eq!(output.status.code(), Some(74), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).starts_with(&format!("otad {command}: ")),
+            "{output:?}"
+        );
+        assert!(!missing.exists());
+        // Also while the daemon has it.
+        assert_eq!(
+            run(&rig, &[command, "--dir", &state.to_string_lossy()]).status.code(),
+            Some(0),
+            "{command}"
+        );
+    }
+    let output = run(&rig, &["rollback", "a b"]);
+    assert_eq!(output.status.code(), Some(64), "{output:?}");
+    rig.device.otad.kill9();
+    let files = || {
+        let list = Command::new("find").arg(&state).args(["-printf", "%p %i %T@\n"]).output().unwrap();
+        String::from_utf8(list.stdout).unwrap()
+    };
+    // A left-over that a start would remove.
+    std::fs::write(state.join(".state.tmp-1"), "").unwrap();
+    let before = files();
+    for command in ["history", "verify"] {
+        assert_eq!(run(&rig, &[command]).status.code(), Some(0), "{command}");
+    }
+    assert_eq!(files(), before);
+    rig.device.otad.start_ready();
+    rig.end();
+}
+
+/// Apps of other users come through to what is theirs, however strict the umask of whoever started the daemon.
+#[test]
+fn a_strict_umask_locks_no_app_out() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let scratch = Scratch::new("ota-umask");
+    let mut device = Device::new(&scratch, "http://127.0.0.1:9", "require-signature = false", QUICK);
+    device.otad.wrap(&["sh", "-c", "umask 077; exec \"$@\"", "sh"]).start_ready();
+    for folder in ["state", "state/gens"] {
+        let mode = std::fs::metadata(device.otad.dir.join(folder)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755, "{folder}");
+    }
+    assert!(device.otad.term().success());
 }
 
 #[test]

@@ -153,6 +153,73 @@ fn what_a_server_calls_nothing_new_is_installed_where_it_does_not_run() {
     device.otad.check_log();
 }
 
+/// A release of content that is there already is installed all the same: its epoch and its floor count. What a poll that
+/// brings nothing leaves behind is true.
+#[test]
+fn the_same_content_released_again_raises_epoch_and_floor() {
+    for mode in ["files", "bundle"] {
+        let scratch = Scratch::new("ota-again");
+        let depot = Depot::new(&scratch, "depot");
+        depot.publish("scoreboard", "1.0.0", "prod", b"good 1", &["--attr", "gamer"]);
+        let (mut serve, address) = depot.serve(&scratch, "serve", "");
+        let key = depot.root.join("release.pub");
+        let top = format!("mode = \"{mode}\"\npublic-keys = [{:?}]", key.display().to_string());
+        let mut device = Device::new(&scratch, &address, &top, TABLES);
+        device.otad.start_ready();
+        device.check_until("updated");
+        depot.publish("scoreboard", "2.0.0", "prod", b"good 2", &["--attr", "gamer"]);
+        device.check_until("updated");
+        let restarts = device.restarts().len();
+        depot.publish("scoreboard", "2.0.1", "prod", b"good 2", &["--attr", "gamer", "--min-epoch", "3"]);
+        device.check_until("updated");
+        let (_, status) = device.command(&["status"]);
+        let app = &status["current"]["apps"][0];
+        assert_eq!(
+            (app["version"].as_str(), app["epoch"].as_u64()),
+            (Some("2.0.1"), Some(3)),
+            "{mode}: {status}"
+        );
+        assert_eq!(device.restarts().len(), restarts, "what runs is the same");
+        let back = device.otad.command(&["rollback"]).output().unwrap();
+        // 2.0.0 has the content, too, and its epoch is below the floor.
+        assert_eq!(back.status.code(), Some(76), "{mode}: {back:?}");
+        // From here on the server has nothing new, which it says in one answer without a body.
+        assert_eq!(device.check().1, "no-change");
+        let polls = |outcome: &str| serve.status()["polls"][outcome].as_u64().unwrap();
+        let before = (polls("not-modified"), polls("metadata") + polls("bundle"));
+        assert_eq!(device.check().1, "no-change");
+        assert_eq!(device.why("scoreboard"), "up-to-date");
+        let after = (polls("not-modified"), polls("metadata") + polls("bundle"));
+        assert_eq!(after, (before.0 + 1, before.1), "{mode}");
+        // What was offered and is no more is not spoken of.
+        depot.publish("scoreboard", "4.0.0", "prod", b"good 4", &["--attr", "gamer", "--rollout", "0"]);
+        env::wait_for("the offer", Duration::from_secs(30), || {
+            device.check();
+            (device.why("scoreboard") == "not-in-rollout").then_some(())
+        });
+        assert_eq!(device.check().1, "no-change");
+        assert_eq!(device.why("scoreboard"), "not-in-rollout", "also when it is not said again");
+        depot.done(&["retire", "scoreboard", "--version", "4.0.0", "--env", "prod"]);
+        env::wait_for("the end of the offer", Duration::from_secs(30), || {
+            device.check();
+            (device.why("scoreboard") == "up-to-date").then_some(())
+        });
+        // What failed once is not what is said of its successor after a restart.
+        depot.publish("scoreboard", "5.0.0", "prod", b"BAD 5", &["--attr", "gamer"]);
+        device.check_until("rolled-back");
+        depot.publish("scoreboard", "6.0.0", "prod", b"good 6", &["--attr", "gamer"]);
+        device.check_until("updated");
+        assert!(device.otad.term().success());
+        device.otad.start_ready();
+        for _ in 0..2 {
+            assert_eq!(device.check().1, "no-change");
+            assert_eq!(device.why("scoreboard"), "up-to-date", "{mode}");
+        }
+        assert!(device.otad.term().success() && serve.term().success());
+        device.otad.check_log();
+    }
+}
+
 #[test]
 fn depotd_publishes_and_otad_installs_rolls_back_and_goes_on() {
     let scratch = Scratch::new("ota-depot");

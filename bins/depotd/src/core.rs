@@ -35,6 +35,8 @@ struct App {
 pub struct Resolved {
     /// By the app's name, as its publisher spells it.
     apps: BTreeMap<String, App>,
+    /// It was asked for offers: the device wants to know of releases, not only of content that it lacks.
+    offers: bool,
 }
 
 /// An answer.
@@ -75,7 +77,7 @@ pub fn resolve(catalog: &mut dyn Catalog, question: &Question) -> Result<Resolve
             selected.entry(key(&app)).or_insert_with(|| env.clone());
         }
     }
-    let mut resolved = Resolved::default();
+    let mut resolved = Resolved { apps: BTreeMap::new(), offers: question.offers };
     for (app, env) in selected.iter().filter(|(app, env)| valid_name(app) && valid_name(env)) {
         let live = catalog.live(app, env)?;
         if let Some((name, app)) = app_of(live, question.offers) {
@@ -135,13 +137,20 @@ impl Resolved {
         all.map(|release| tags.has(release.md5.as_ref())).collect()
     }
 
+    /// Whether a device that has those has nothing to hear. One that knows releases does: the same content may be released
+    /// again, with another epoch or floor. For it, an answer is old by its tag only.
+    #[must_use]
+    pub fn is_known(&self, held: &[bool]) -> bool {
+        !self.offers && held.iter().all(|held| *held)
+    }
+
     /// The answer to a device that has those.
     #[must_use]
     pub fn answer(&self, payload: Payload, held: &[bool]) -> Answer {
         if self.apps.is_empty() {
             return Answer::Nothing;
         }
-        if held.iter().all(|held| *held) {
+        if self.is_known(held) {
             return Answer::NotModified;
         }
         let (mut details, mut files) = (Details::default(), Vec::new());

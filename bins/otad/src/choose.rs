@@ -88,7 +88,7 @@ impl std::fmt::Display for Why {
             Self::MustPassThrough { epoch } => {
                 write!(f, "must pass through epoch {epoch} first, which is not offered or not possible here")
             }
-            Self::Quarantined => f.write_str("it failed on this device and was rolled back: it waits for a newer release"),
+            Self::Quarantined => f.write_str("it was rolled back on this device: it waits for a newer release"),
             Self::NoContent => f.write_str(
                 "the server says neither its SHA-256 and MD5 nor where to fetch it: use mode = \"bundle\" with this server",
             ),
@@ -144,6 +144,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// What the server means is what is installed.
+    #[must_use]
+    pub fn up_to_date(item: &Item) -> Report {
+        let offered = Some((item.version.clone(), item.epoch));
+        Report { app: item.app.clone(), offered, taken: false, why: Some(Why::UpToDate) }
+    }
+
     /// What was taken is installed now; what is above it, if anything, is still refused.
     pub fn is_installed(&mut self) {
         self.taken = false;

@@ -1,5 +1,5 @@
-//! The commands beside the daemon. Those that act ask the daemon over its control socket; `history`, `verify` and
-//! `recover` work on the folder when no daemon runs.
+//! The commands beside the daemon. They ask the daemon over its control socket; without one, `history` and `verify` look
+//! at the folder, and `recover` works on it.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use edge::text::bytes;
 use serde_json::{Value, json};
 
 use crate::config::Raw;
-use crate::install::{self, Error, Limits, Recovered, Store};
+use crate::install::{self, GenId, Look, Recovered};
 use crate::status::{outcome_json, span};
 
 /// It was rolled back.
@@ -49,7 +49,7 @@ pub fn run(name: &str, mut args: Arguments, path: &Path) -> Result<ExitCode, Fai
         return Err(Failure::new(EX_USAGE, format!("{name}: unexpected argument {extra:?}")));
     }
     let place = match (dir, name) {
-        (Some(dir), "recover" | "history" | "verify") => Place { ctl: PathBuf::new(), dir },
+        (Some(dir), "recover" | "history" | "verify") => Place { ctl: None, dir },
         (Some(_), _) => return Err(Failure::new(EX_USAGE, format!("{name}: --dir is not for this command"))),
         (None, _) => Place::find(path, name)?,
     };
@@ -57,18 +57,18 @@ pub fn run(name: &str, mut args: Arguments, path: &Path) -> Result<ExitCode, Fai
     match name {
         "status" => {
             let status = place.get("/status")?;
-            out.say(&status, status_text);
+            out.say(&status, status_text)?;
             Ok(ExitCode::SUCCESS)
         }
         "why" => {
             let why = place.get("/why")?;
-            out.say(&why, why_text);
+            out.say(&why, why_text)?;
             Ok(ExitCode::SUCCESS)
         }
         "check-now" => place.check_now(wait, force, &out),
         "rollback" => place.roll_back(to.as_deref(), &out),
         "history" => {
-            out.say(&place.history()?, history_text);
+            out.say(&place.history()?, history_text)?;
             Ok(ExitCode::SUCCESS)
         }
         "verify" => place.verify(&out),
@@ -82,16 +82,19 @@ struct Output {
 }
 
 impl Output {
-    fn say(&self, value: &Value, text: fn(&Value) -> String) {
+    fn say(&self, value: &Value, text: fn(&Value) -> String) -> Result<(), Failure> {
         let shown = if self.json { format!("{value:#}\n") } else { text(value) };
-        // Nobody is left to tell when the reader is gone.
-        let _ = std::io::stdout().write_all(shown.as_bytes());
+        match edge::cli::output::print(&shown, 0) {
+            0 => Ok(()),
+            code => Err(Failure::new(code, "the answer could not be written to standard output")),
+        }
     }
 }
 
 /// Where daemon and folder are.
 struct Place {
-    ctl: PathBuf,
+    /// `None`: a folder was named, and no daemon is asked.
+    ctl: Option<PathBuf>,
     dir: PathBuf,
 }
 
@@ -106,7 +109,7 @@ impl Place {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(Place { ctl: raw.ctl_socket, dir: raw.state_dir })
+        Ok(Place { ctl: Some(raw.ctl_socket), dir: raw.state_dir })
     }
 
     fn get(&self, page: &str) -> Result<Value, Failure> {
@@ -114,12 +117,15 @@ impl Place {
     }
 
     fn ask(&self, method: &str, page: &str) -> Result<Value, Failure> {
-        let ctl = self.ctl.display();
+        let Some(path) = &self.ctl else {
+            return Err(Failure::new(EX_USAGE, "--dir is not for what a daemon is asked"));
+        };
         let gone = |error: std::io::Error| {
-            let hint = "is otad running (systemctl status otad), and may you open its socket?";
+            let (ctl, hint) =
+                (path.display(), "is otad running (systemctl status otad), and may you open its socket?");
             Failure::new(EX_UNAVAILABLE, format!("can't ask the daemon at {ctl}: {error}; {hint}"))
         };
-        let mut stream = UnixStream::connect(&self.ctl).map_err(gone)?;
+        let mut stream = UnixStream::connect(path).map_err(gone)?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(gone)?;
         let request = format!("{method} {page} HTTP/1.1\r\nHost: otad\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(gone)?;
@@ -153,7 +159,7 @@ impl Place {
         let before = self.get("/status")?;
         let answer = self.ask("POST", if force { "/check-now?force=1" } else { "/check-now" })?;
         if !wait {
-            out.say(&answer, |_| "asking the server; `otad status` shows how it goes\n".into());
+            out.say(&answer, |_| "asking the server; `otad status` shows how it goes\n".into())?;
             return Ok(ExitCode::SUCCESS);
         }
         let after = self.wait(answer["round"].as_u64().unwrap_or(0))?;
@@ -177,11 +183,16 @@ impl Place {
         };
         let result =
             json!({ "result": word, "text": text, "current": after["current"], "apps": why["apps"] });
-        out.say(&result, checked_text);
+        out.say(&result, checked_text)?;
         Ok(ExitCode::from(code))
     }
 
     fn roll_back(&self, to: Option<&str>, out: &Output) -> Result<ExitCode, Failure> {
+        if let Some(to) = to.filter(|to| to.parse::<GenId>().is_err()) {
+            let why =
+                format!("rollback: {to:?} is no generation, such as 3-0f1e2d3c; 'otad history' names them");
+            return Err(Failure::new(EX_USAGE, why));
+        }
         let page = to.map_or_else(|| "/rollback".to_owned(), |to| format!("/rollback?to={to}"));
         let answer = self.ask("POST", &page)?;
         let after = self.wait(answer["round"].as_u64().unwrap_or(0))?;
@@ -190,62 +201,57 @@ impl Place {
         }
         out.say(&json!({ "current": after["current"] }), |value| {
             format!("rolled back: {}\n", generation_text(&value["current"]))
-        });
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// `None`: another otad has the folder.
-    fn open(&self) -> Result<Option<Store>, Failure> {
-        match Store::open(&self.dir, Limits::default()) {
-            Ok((store, recovery)) => {
-                recovery.notes.iter().for_each(|note| log::warn!("{note}"));
-                Ok(Some(store))
-            }
-            Err(Error::Locked(_)) => Ok(None),
-            Err(error) => Err(Failure::io(error)),
-        }
+    /// Whether there is a daemon to be asked.
+    fn is_served(&self) -> bool {
+        self.ctl.as_ref().is_some_and(|ctl| UnixStream::connect(ctl).is_ok())
+    }
+
+    fn look(&self) -> Result<Look, Failure> {
+        Look::at(&self.dir).map_err(Failure::io)
     }
 
     fn history(&self) -> Result<Value, Failure> {
-        match self.open()? {
-            Some(store) => Ok(json!(store.history().iter().map(outcome_json).collect::<Vec<_>>())),
-            None => self.get("/history"),
+        if self.is_served() {
+            return self.get("/history");
         }
+        Ok(json!(self.look()?.history().iter().map(outcome_json).collect::<Vec<_>>()))
     }
 
     fn verify(&self, out: &Output) -> Result<ExitCode, Failure> {
-        let result = match self.open()? {
-            Some(store) => match store.current() {
-                Some((id, _)) => {
-                    let damage = store.verify(id).map_err(Failure::io)?;
+        let result = if self.is_served() {
+            let number = self.ask("POST", "/verify")?["number"].clone();
+            loop {
+                std::thread::sleep(LOOK);
+                let verify = self.get("/status")?["verify"].clone();
+                if verify["number"] == number {
+                    break verify;
+                }
+            }
+        } else {
+            match self.look()?.verify().map_err(Failure::io)? {
+                Some((id, damage)) => {
                     let damage: Vec<Value> =
                         damage.iter().map(|d| json!({ "app": d.app, "why": d.why })).collect();
                     json!({ "generation": id.to_string(), "damage": damage })
                 }
                 None => json!({ "generation": null, "damage": [] }),
-            },
-            None => {
-                let number = self.ask("POST", "/verify")?["number"].clone();
-                loop {
-                    std::thread::sleep(LOOK);
-                    let verify = self.get("/status")?["verify"].clone();
-                    if verify["number"] == number {
-                        break verify;
-                    }
-                }
             }
         };
         if let Some(error) = result["error"].as_str() {
             return Err(Failure::new(EX_IOERR, error.to_owned()));
         }
-        out.say(&result, verify_text);
+        out.say(&result, verify_text)?;
         let good = result["damage"].as_array().is_none_or(Vec::is_empty);
         Ok(ExitCode::from(if good { 0 } else { DAMAGED }))
     }
 
     fn recover(&self, out: &Output) -> Result<ExitCode, Failure> {
         if !self.dir.exists() {
-            out.say(&json!({ "found": "nothing" }), |_| "nothing is installed\n".into());
+            out.say(&json!({ "found": "nothing" }), |_| "nothing is installed\n".into())?;
             return Ok(ExitCode::SUCCESS);
         }
         let recovery = install::recover(&self.dir).map_err(Failure::io)?;
@@ -266,7 +272,7 @@ impl Place {
                 Some("trial") => format!("{id} is on trial, start {}\n", value["tries"]),
                 _ => "nothing was interrupted\n".into(),
             }
-        });
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -366,5 +372,6 @@ fn verify_text(result: &Value) -> String {
         return format!("{id} is as it was installed\n");
     }
     let lines = damage.iter().map(|d| format!("{}: {}\n", text(&d["app"], "?"), text(&d["why"], "?")));
-    lines.collect::<String>() + "`otad check-now` does not mend it: publish a new release, or roll back\n"
+    lines.collect::<String>()
+        + "`otad check-now` does not mend it: publish a release with other content, or roll back\n"
 }

@@ -419,22 +419,22 @@ fn trouble_of(done: &Done) -> Option<&Trouble> {
 /// Opens the folder, and says with what to begin.
 fn open_worker(config: &Arc<Config>) -> Result<(Worker, Option<Input>, Arc<AtomicBool>), Failure> {
     let dir = &config.raw.state_dir;
-    edge::fs::create_dir_durably(dir).map_err(Failure::io)?;
     let (mut store, recovery) = Store::open(dir, limits(config)).map_err(Failure::io)?;
     for note in &recovery.notes {
         log::warn!("{note}");
     }
     let mut ledger = Ledger::open(dir).map_err(Failure::io)?;
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    // After a reboot, edge-otad-recover has counted the try.
-    let again = ledger.page.boot == boot.trim();
+    let boot = crate::install::boot_id();
+    // The first start after a reboot is the one that edge-otad-recover has counted, where there is one.
+    let again = ledger.page.boot == boot;
+    let counted = !again && store.recovery_counted(&boot).map_err(Failure::io)?;
     if !again {
-        boot.trim().clone_into(&mut ledger.page.boot);
+        boot.clone_into(&mut ledger.page.boot);
         ledger.save().map_err(Failure::io)?;
     }
     let first = match recovery.trial {
         Recovered::Trial { to, tries } => {
-            let tries = if again { store.count_try().map_err(Failure::io)? } else { tries };
+            let tries = if counted { tries } else { store.count_try().map_err(Failure::io)? };
             log::warn!("{to} is on trial, start {tries}: going on");
             if tries > TRIES_MAX {
                 Some(Input::RollBack { why: format!("it did not get well within {TRIES_MAX} starts") })

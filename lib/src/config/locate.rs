@@ -12,12 +12,15 @@ pub fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
     let (root, _) = DeTable::parse_recoverable(text);
     let mut table: Option<&DeTable<'_>> = Some(root.get_ref());
     let mut found = None;
-    for part in key.split('.') {
-        let (name, indices) = split_indices(part);
-        let Some((key, value)) = table.and_then(|t| t.iter().find(|(k, _)| k.get_ref() == name)) else {
-            break;
-        };
-        let mut value = value;
+    let mut rest = key;
+    while !rest.is_empty() {
+        // A name may have dots of its own: the longest that is there.
+        let at = |k: &str| rest.strip_prefix(k).filter(|r| r.is_empty() || r.starts_with(['.', '[']));
+        let names = table.into_iter().flat_map(|t| t.iter());
+        let fits = names.filter_map(|(key, value)| Some((key, value, at(key.get_ref())?)));
+        let Some((key, mut value, after)) = fits.min_by_key(|(.., after)| after.len()) else { break };
+        let (indices, after) = split_indices(after);
+        rest = after;
         found = Some(if value.get_ref().is_table() { key.span() } else { value.span() });
         for index in indices {
             let Some(item) = value.get_ref().as_array().and_then(|a| a.get(index)) else { break };
@@ -29,10 +32,15 @@ pub fn span_of(text: &str, key: &str) -> Option<Range<usize>> {
     found
 }
 
-fn split_indices(part: &str) -> (&str, Vec<usize>) {
-    let mut pieces = part.split('[');
-    let name = pieces.next().unwrap_or_default();
-    (name, pieces.filter_map(|p| p.trim_end_matches(']').parse().ok()).collect())
+/// The indices `[1][2]` that a text begins with, and what follows them and their dot.
+fn split_indices(text: &str) -> (Vec<usize>, &str) {
+    let mut indices = Vec::new();
+    let mut rest = text;
+    while let Some((index, after)) = rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+        indices.extend(index.parse::<usize>());
+        rest = after;
+    }
+    (indices, rest.strip_prefix('.').unwrap_or(rest))
 }
 
 /// The dotted path of the innermost key whose key or value covers `span`.
@@ -143,6 +151,19 @@ fn edits(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_with_dots_and_places_in_lists_are_found() {
+        let text = "[app.a]\nx = 1\n[app.\"a.b\"]\nx = 2\n[[s]]\ny = [3]\n[[s]]\ny = [4, 5]\n";
+        let found = |key: &str| span_of(text, key).map(|span| &text[span]);
+        assert_eq!((found("app.a.x"), found("app.a.b.x")), (Some("1"), Some("2")));
+        assert_eq!((found("s[0].y[0]"), found("s[1].y[1]")), (Some("3"), Some("5")));
+        assert_eq!(found("app.a.b.z"), Some("\"a.b\""), "the nearest thing around it");
+        assert_eq!(
+            (found("none"), found("s[7].y"), found("s[x]"), found("")),
+            (None, found("s"), found("s"), None)
+        );
+    }
 
     #[test]
     fn a_swap_is_one_edit() {

@@ -47,7 +47,7 @@ impl Hub {
             return self.respond(client, reply::error(404, "No deployment package found"), now);
         }
         let mut form = self.package();
-        if held.iter().all(|held| *held) {
+        if resolved.is_known(&held) {
             self.stats.answered(Poll::NotModified);
             return send::not_modified(client, &form, now);
         }

@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 use tar::EntryType;
 
 use super::blob::trouble;
-use super::{Answer, Carried, Client, Counted, Meter, PIECE, broken, header, parse, read_details};
+use super::{Answer, Carried, Client, Counted, Meter, PIECE, broken, header, parse, read_details, tag};
 use crate::core::Trouble;
 use crate::install::Store;
 
@@ -28,6 +28,8 @@ const NAME_BYTES_MAX: u64 = 16 * 1024;
 #[derive(Debug)]
 pub struct Bundle {
     pub details: Details,
+    /// The answer's.
+    pub tag: Option<String>,
     /// By `<app>_<version>`: the sums, and whether the content was kept.
     pub entries: BTreeMap<String, (Sums, bool)>,
 }
@@ -56,11 +58,12 @@ pub fn fetch_bundle(
             "the bundle has {length}, more than is left of the day's {budget} (budget-per-day)"
         )));
     }
+    let tag = tag(&response);
     let counted = Counted { inner: response.body_mut().as_reader(), meter };
     let mut unpacker =
         Unpacker { store, wanted, entry_max: client.entry_max, entries: BTreeMap::new(), details: None };
     unpacker.run(counted, client.total_max, client.details_max)?;
-    unpacker.finish().map(Answer::Content)
+    unpacker.finish(tag).map(Answer::Content)
 }
 
 struct Unpacker<'a> {
@@ -192,7 +195,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Bundle, Trouble> {
+    fn finish(self, tag: Option<String>) -> Result<Bundle, Trouble> {
         let Some(details) = self.details else { return Err(refuse(format!("it has no {DETAILS}"))) };
         let names: Vec<String> =
             details.0.iter().map(|(app, entry)| format!("{app}_{}", entry.latest.version)).collect();
@@ -212,7 +215,7 @@ impl Unpacker<'_> {
                 return Err(refuse(format!("the content of {app} is not what its {DETAILS} says")));
             }
         }
-        Ok(Bundle { details, entries: self.entries })
+        Ok(Bundle { details, tag, entries: self.entries })
     }
 }
 

@@ -26,6 +26,8 @@ use crate::ledger::Ledger;
 const REDIRECTS_MAX: usize = 3;
 /// Of an error's text, in bytes.
 const ERROR_BYTES_MAX: u64 = 512;
+/// Of an entity tag.
+const TAG_BYTES_MAX: usize = 256;
 /// Read at a time.
 const PIECE: usize = 64 * 1024;
 
@@ -119,7 +121,7 @@ impl Client {
         }
     }
 
-    /// Asks what this device should run.
+    /// Asks what this device should run; the answer comes with its tag.
     ///
     /// # Errors
     /// [`Trouble`], with what to do about it.
@@ -128,15 +130,16 @@ impl Client {
         query: &str,
         etags: &str,
         meter: &mut Meter<'_>,
-    ) -> Result<Answer<Details>, Trouble> {
+    ) -> Result<Answer<(Details, Option<String>)>, Trouble> {
         let mut response = match self.package(query, etags, meter)? {
             Answer::Content(response) => response,
             Answer::NotModified => return Ok(Answer::NotModified),
             Answer::Nothing => return Ok(Answer::Nothing),
         };
+        let tag = tag(&response);
         let mut reader = Counted { inner: response.body_mut().as_reader(), meter };
         let bytes = read_details(&mut reader, self.details_max)?;
-        parse(&bytes).map(Answer::Content)
+        Ok(Answer::Content((parse(&bytes)?, tag)))
     }
 
     fn package(
@@ -232,6 +235,13 @@ fn origin(url: &str) -> Option<(String, String)> {
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
     response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// The answer's entity tag, with its quotes (RFC 9110 section 8.8.3), if it has one that can be sent back.
+fn tag(response: &Response<Body>) -> Option<String> {
+    let tag = header(response, "etag").filter(|tag| tag.len() <= TAG_BYTES_MAX)?;
+    let inner = tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?;
+    inner.bytes().all(|b| b.is_ascii_graphic() && b != b'"').then(|| tag.to_owned())
 }
 
 /// An error's text for people: the `error` of its JSON, or the beginning of what it says; with `: ` in front.

@@ -62,8 +62,14 @@ impl Room {
 impl Disk {
     /// Makes what is missing, and locks it.
     pub fn open(dir: &Path) -> Result<Disk, Error> {
+        // The link and the generations are for the apps of all users, whatever the umask says.
         for folder in [dir.to_owned(), dir.join("blobs"), dir.join("gens")] {
+            let made = !folder.is_dir();
             edge::fs::create_dir_durably(&folder)?;
+            if made {
+                let mode = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(&folder, mode).map_err(Error::io("set the mode of", &folder))?;
+            }
         }
         let path = dir.join("lock");
         let lock = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
@@ -73,6 +79,12 @@ impl Disk {
             Err(error) => return Err(Error::io("lock", &path)(error)),
         }
         Ok(Disk { dir: dir.to_owned(), lock, syncfs_tells: edge::fs::syncfs_tells_errors() })
+    }
+
+    /// One that is only read: not locked, and nothing is made.
+    pub fn look(dir: &Path) -> Result<Disk, Error> {
+        let lock = File::open(dir).map_err(Error::io("open", dir))?;
+        Ok(Disk { dir: dir.to_owned(), lock, syncfs_tells: false })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -21,6 +21,7 @@
 //! quarantine                  sealed {"v":1,"value":[{"hash","at","why"}…]}, the newest last
 //! history                     sealed {"v":1,"value":[record::Outcome…]}, the newest last
 //! clock                       sealed {"v":1,"value":<seconds since 1970>}: the wall clock's own high-water mark
+//! counted                     the boot whose start recover() has counted for the trial
 //! .<name>.tmp-<pid>           one of these being written; removed at the next start
 //! ```
 //!
@@ -63,7 +64,7 @@ pub use record::{
     Brief, Ending, Failure, HighWater, History, Mark, Outcome, Quarantined, Record, State, Subject, decode,
     encode, seal,
 };
-pub use recover::{Recovered, Recovery, recover};
+pub use recover::{Look, Recovered, Recovery, boot_id, recover};
 pub use verify::Damage;
 
 use disk::Disk;

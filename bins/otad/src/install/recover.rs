@@ -57,10 +57,50 @@ pub fn recover(dir: &Path) -> Result<Recovery, Error> {
             store.roll_back(&why, true, now())?;
             Recovered::RolledBack(to)
         } else {
-            Recovered::Trial { to, tries: store.count_try()? }
+            let tries = store.count_try()?;
+            // After the try itself: between the two, it is counted twice rather than not at all.
+            store.disk.write("counted", boot_id().as_bytes())?;
+            Recovered::Trial { to, tries }
         };
     }
     Ok(recovery)
+}
+
+/// A store as it is on disk, to be looked at: nothing is made, removed or finished, and nobody is locked out.
+#[derive(Debug)]
+pub struct Look(Store);
+
+impl Look {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// There is no such folder, or it can't be read.
+    pub fn at(dir: &Path) -> Result<Look, Error> {
+        let (store, _) = Store::read(Disk::look(dir)?, Limits::default(), &mut Vec::new())?;
+        Ok(Look(store))
+    }
+
+    /// [`Store::history`].
+    #[must_use]
+    pub fn history(&self) -> &History {
+        self.0.history()
+    }
+
+    /// [`Store::verify`] of what is installed, with its name; `None`: nothing is.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn verify(&self) -> Result<Option<(GenId, Vec<super::Damage>)>, Error> {
+        let Some((id, _)) = self.0.current() else { return Ok(None) };
+        Ok(Some((*id, self.0.verify(id)?)))
+    }
+}
+
+/// What the kernel calls this boot; empty where it does not tell.
+#[must_use]
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn now() -> Timestamp {
@@ -77,14 +117,30 @@ impl Store {
         let disk = Disk::open(dir)?;
         clean(&disk)?;
         let mut notes = Vec::new();
-        let history: History = load(&disk, "history", &mut notes)?.unwrap_or_default();
-        let (record, derived) = match read_state(&disk, &mut notes)? {
+        let (mut store, derived) = Store::read(disk, limits, &mut notes)?;
+        let (marks, quarantine) =
+            (load(&store.disk, "highwater", &mut notes)?, load(&store.disk, "quarantine", &mut notes)?);
+        store.restore_marks(marks)?;
+        store.restore_quarantine(quarantine)?;
+        if derived && (store.disk.current().is_some() || !notes.is_empty()) {
+            store.write_state()?;
+        }
+        store.complete_ending()?;
+        let trial = store.reconcile(&mut notes)?;
+        if let Err(error) = store.remove_unused_generations() {
+            notes.push(format!("unused generations stay for now: {}", edge::log::chain(&error)));
+        }
+        Ok((store, Recovery { trial, notes }))
+    }
+
+    /// What can be read, and whether the state had to be derived; neither marks nor quarantine. Changes nothing.
+    fn read(disk: Disk, limits: Limits, notes: &mut Vec<String>) -> Result<(Store, bool), Error> {
+        let history: History = load(&disk, "history", notes)?.unwrap_or_default();
+        let (record, derived) = match read_state(&disk, notes)? {
             Some(record) => (record, false),
             None => (derive_state(&disk, &history)?, true),
         };
-        let quarantine = load(&disk, "quarantine", &mut notes)?;
-        let marks = load(&disk, "highwater", &mut notes)?;
-        let clock = load(&disk, "clock", &mut notes)?.unwrap_or_default();
+        let clock = load(&disk, "clock", notes)?.unwrap_or_default();
         let mut store = Store {
             disk,
             limits,
@@ -97,18 +153,17 @@ impl Store {
             built: None,
             incoming: 0,
         };
-        store.load_generations(&mut notes)?;
-        store.restore_marks(marks)?;
-        store.restore_quarantine(quarantine)?;
-        if derived && (store.disk.current().is_some() || !notes.is_empty()) {
-            store.write_state()?;
-        }
-        store.complete_ending()?;
-        let trial = store.reconcile(&mut notes)?;
-        if let Err(error) = store.remove_unused_generations() {
-            notes.push(format!("unused generations stay for now: {}", edge::log::chain(&error)));
-        }
-        Ok((store, Recovery { trial, notes }))
+        store.load_generations(notes)?;
+        Ok((store, derived))
+    }
+
+    /// Whether [`recover`] counted the trial's try of this boot.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn recovery_counted(&self, boot: &str) -> Result<bool, Error> {
+        let counted = self.disk.read(&self.disk.path("counted"))?;
+        Ok(!boot.is_empty() && counted.is_some_and(|counted| counted == boot.as_bytes()))
     }
 
     fn load_generations(&mut self, notes: &mut Vec<String>) -> Result<(), Error> {

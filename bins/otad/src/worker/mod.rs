@@ -30,6 +30,15 @@ struct Plan {
     generation: Option<GenId>,
 }
 
+/// A question, and the tag of the answer to it that left nothing to do: while the server's answer to that question is
+/// still the same, so is what it comes to.
+#[derive(Debug, PartialEq, Eq)]
+struct Settled {
+    query: String,
+    etags: String,
+    tag: String,
+}
+
 /// The thread's own.
 pub struct Worker {
     config: Arc<Config>,
@@ -38,6 +47,7 @@ pub struct Worker {
     pub ledger: Ledger,
     stop: Arc<AtomicBool>,
     plan: Plan,
+    settled: Option<Settled>,
     /// What the newest poll came to, per app.
     pub reports: Vec<Report>,
     /// The disk refused to go back: only a new start helps.
@@ -48,13 +58,15 @@ impl Worker {
     #[must_use]
     pub fn new(config: Arc<Config>, store: Store, ledger: Ledger, stop: Arc<AtomicBool>) -> Worker {
         let client = Client::new(&config);
-        let plan = Plan::default();
-        Worker { config, client, store, ledger, stop, plan, reports: Vec::new(), fatal: None }
+        let (plan, settled, reports) = (Plan::default(), None, Vec::new());
+        Worker { config, client, store, ledger, stop, plan, settled, reports, fatal: None }
     }
 
     pub fn set_config(&mut self, config: Arc<Config>) {
         self.client = Client::new(&config);
         self.config = config;
+        // Other keys and apps make something else of the same answer.
+        self.settled = None;
     }
 
     /// Does a job of the core.
@@ -236,8 +248,10 @@ impl Worker {
         self.store.commit(now).map_err(|error| edge::log::chain(&error))?;
         log::info!("{id} is well: committed");
         self.reports.iter_mut().filter(|report| report.taken).for_each(Report::is_installed);
-        let settled = items.iter().fold(false, |any, item| self.ledger.settle(&item.app) || any);
-        if settled && let Err(error) = self.ledger.save() {
+        let named: Vec<bool> = items.iter().map(|item| self.ledger.settle(&item.app)).collect();
+        if named.contains(&true)
+            && let Err(error) = self.ledger.save()
+        {
             // It costs a second question at each poll.
             log::warn!("{}", edge::log::chain(&error));
         }

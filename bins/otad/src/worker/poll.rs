@@ -4,12 +4,21 @@ use std::sync::Arc;
 
 use edge::release::{Details, Timestamp};
 
-use super::{Plan, Worker, meter, names, same_content};
+use super::{Plan, Settled, Worker, meter, names, same_content};
 use crate::choose::{self, Facts, Known, Pick, Report, Why};
 use crate::config::{Config, Mode, Unlisted};
 use crate::core::Trouble;
-use crate::fetch::{self, Answer};
+use crate::fetch::{self, Answer, Bundle};
 use crate::install::{Item, Manifest, State};
+
+/// What came with an answer.
+struct Came {
+    details: Details,
+    /// The answer's.
+    tag: Option<String>,
+    /// In a bundle.
+    content: Vec<Known>,
+}
 
 impl Worker {
     pub(super) fn poll(&mut self, content: bool, forced: bool) -> Result<bool, Trouble> {
@@ -26,32 +35,47 @@ impl Worker {
         etags.sort();
         etags.dedup();
         let generation = self.store.current().map(|(id, _)| id.to_string());
-        let query = self.config.ask.query(!(bundle && content), generation.as_deref());
-        let mut answer = self.ask(&query, &etags.join(", "), bundle && content, forced);
+        let mut query = self.config.ask.query(!(bundle && content), generation.as_deref());
+        let mut etags = etags.join(", ");
+        let old = self.settled.take().filter(|old| (&old.query, &old.etags) == (&query, &etags));
+        let tags = match &old {
+            Some(old) if etags.is_empty() => old.tag.clone(),
+            Some(old) => format!("{etags}, {}", old.tag),
+            None => etags.clone(),
+        };
+        let mut answer = self.ask(&query, &tags, bundle && content, forced);
+        if let (Ok(Answer::NotModified), Some(old)) = (&answer, old) {
+            self.settled = Some(old);
+            return Ok(false);
+        }
         let runs = |k: &Known| installed.get(&k.app).is_some_and(|item| item.md5 == k.md5);
         if matches!(answer, Ok(Answer::NotModified)) && !known.iter().all(runs) {
             // All that is meant for this device has been here, which is not to say that it runs: an update may have been
             // interrupted after its content had come, or the server has gone back. Which it is, the details say.
-            let query = self.config.ask.query(true, generation.as_deref());
+            (query, etags) = (self.config.ask.query(true, generation.as_deref()), String::new());
             answer = self.ask(&query, "", false, forced);
         }
-        let (details, came) = match answer {
-            Ok(Answer::Content(answer)) => answer,
-            Ok(Answer::NotModified) => {
-                self.not_modified(&installed);
+        let came = match answer? {
+            Answer::Content(came) => came,
+            Answer::NotModified => {
+                // Of a server that knows no releases, only content: what it means is what runs.
+                self.reports = installed.items().iter().map(Report::up_to_date).collect();
                 return Ok(false);
             }
-            Ok(Answer::Nothing) => {
+            Answer::Nothing => {
                 self.reports.clear();
                 return Ok(false);
             }
-            Err(trouble) => return Err(trouble),
         };
-        known.extend(came);
+        known.extend(came.content);
         let now = self.now();
-        let (picks, reports) = self.choose(&details, &installed, &known, now);
+        let (picks, reports) = self.choose(&came.details, &installed, &known, now);
         self.reports = reports;
-        self.plan(picks, &installed, bundle && !content)
+        let update = self.plan(picks, &installed, bundle && !content)?;
+        if !update {
+            self.settled = came.tag.map(|tag| Settled { query, etags, tag });
+        }
+        Ok(update)
     }
 
     /// The details, and the content that came with them.
@@ -61,7 +85,7 @@ impl Worker {
         etags: &str,
         content: bool,
         forced: bool,
-    ) -> Result<Answer<(Details, Vec<Known>)>, Trouble> {
+    ) -> Result<Answer<Came>, Trouble> {
         let config = Arc::clone(&self.config);
         let mut meter = meter(&mut self.ledger, &config, &self.stop, forced);
         let answer = if content {
@@ -69,16 +93,17 @@ impl Worker {
             fetch::fetch_bundle(&self.client, query, etags, &mut self.store, &wanted, &mut meter).map(
                 |answer| match answer {
                     Answer::Content(bundle) => {
-                        let mut came = Vec::new();
+                        let mut content = Vec::new();
                         for (app, entry) in &bundle.details.0 {
                             let version = &entry.latest.version;
                             if let Some((sums, _)) = bundle.entries.get(&format!("{app}_{version}")) {
                                 let (app, version) = (app.clone(), version.clone());
                                 let (md5, sha256, size) = (sums.md5, sums.sha256, sums.size);
-                                came.push(Known { app, version, md5, sha256, size });
+                                content.push(Known { app, version, md5, sha256, size });
                             }
                         }
-                        Answer::Content((bundle.details, came))
+                        let Bundle { details, tag, .. } = bundle;
+                        Answer::Content(Came { details, tag, content })
                     }
                     Answer::NotModified => Answer::NotModified,
                     Answer::Nothing => Answer::Nothing,
@@ -86,14 +111,16 @@ impl Worker {
             )
         } else {
             self.client.metadata(query, etags, &mut meter).map(|answer| match answer {
-                Answer::Content(details) => Answer::Content((details, Vec::new())),
+                Answer::Content((details, tag)) => {
+                    Answer::Content(Came { details, tag, content: Vec::new() })
+                }
                 Answer::NotModified => Answer::NotModified,
                 Answer::Nothing => Answer::Nothing,
             })
         };
         let mut learnt = false;
-        if let Ok(Answer::Content((_, came))) = &answer {
-            for known in came {
+        if let Ok(Answer::Content(came)) = &answer {
+            for known in &came.content {
                 learnt |= self.ledger.learn(known.clone());
             }
         }
@@ -187,24 +214,6 @@ impl Worker {
             report.taken = false;
             report.why = Some(why.clone());
         }
-    }
-
-    fn not_modified(&mut self, installed: &Manifest) {
-        let known = |app: &str| self.reports.iter().any(|report| report.app.eq_ignore_ascii_case(app));
-        let missing: Vec<Report> = installed
-            .items()
-            .iter()
-            .filter(|item| !known(&item.app))
-            .map(|item| {
-                let barred =
-                    self.ledger.page.barred.iter().any(|(app, _)| app.eq_ignore_ascii_case(&item.app));
-                let why = if barred { Why::Quarantined } else { Why::UpToDate };
-                let offered = (!barred).then(|| (item.version.clone(), item.epoch));
-                Report { app: item.app.clone(), offered, taken: false, why: Some(why) }
-            })
-            .collect();
-        self.reports.extend(missing);
-        self.reports.iter_mut().filter(|report| report.taken).for_each(Report::is_installed);
     }
 }
 
