@@ -87,6 +87,181 @@ fn kill_app_ends_everything_that_was_forked() {
     device.daemon.check_log();
 }
 
+/// What shows the daemon another /proc before it starts: nobody's processes but those it may look into (as systemd's
+/// `ProtectProc=invisible`), none at all, or those of another namespace.
+const HIDDEN: &str = "mount -t proc -o hidepid=2 proc /proc && \
+                      exec setpriv --regid 65534 --clear-groups --bounding-set=-all --inh-caps=-all \"$@\"";
+const NO_PROC: &str = "mount -t tmpfs none /proc && exec \"$@\"";
+const FOREIGN: &str = "exec \"$@\"";
+
+/// A device whose daemon is started by `unshare FLAGS sh -c SCRIPT`; `None` where that can't be done here.
+fn behind(scratch: &Scratch, flags: &[&str], script: &str) -> Option<Device> {
+    let wrap: Vec<&str> =
+        std::iter::once("unshare").chain(flags.iter().copied()).chain(["sh", "-c", script, "sh"]).collect();
+    let probe = std::process::Command::new(wrap[0]).args(&wrap[1..]).arg("true").output();
+    if !probe.is_ok_and(|out| out.status.success()) {
+        return None;
+    }
+    let mut device = Device::new(scratch, "dev", Keys::openssl(scratch, "keys"), &Setup::default());
+    device.daemon.wrap(&wrap).start_ready();
+    Some(device)
+}
+
+/// One that can't be looked into (as ssh-agent), another below it, and one of those in a session of its own: all end,
+/// whether asked for or by the daemon's own end.
+#[test]
+fn kill_app_ends_what_proc_does_not_show() {
+    need!("openssl", "python3", "unshare", "setpriv");
+    let scratch = Scratch::new("spi");
+    let Some(mut device) = behind(&scratch, &["--mount"], HIDDEN) else {
+        e2e::skip!("no mount namespace with another /proc can be made (root is needed)");
+    };
+    let pids = scratch.join("pids");
+    device.write(
+        "main.py",
+        format!(
+            "import ctypes, os, signal, time\n\
+             def hide():\n    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n    signal.signal(15, signal.SIG_IGN)\n\
+             def stay():\n    open({0:?}, 'a').write('%d\\n' % os.getpid())\n    while True: time.sleep(1)\n\
+             if os.fork() == 0:\n    hide()\n    os.setsid()\n    if os.fork() == 0: os.setsid()\n    stay()\n\
+             if os.fork() == 0: hide(); stay()\n\
+             stay()\n",
+            pids.display().to_string()
+        ),
+    );
+    device.sync(&[]);
+    for round in 0..2 {
+        device.ok(&["run-app"]);
+        let found: Vec<u32> = wait_for("four processes", SOON, || {
+            let text = std::fs::read_to_string(&pids).ok()?;
+            let found: Vec<u32> = text.lines().filter_map(|l| l.parse().ok()).collect();
+            (found.len() == 4).then_some(found)
+        });
+        assert!(found.iter().all(|pid| alive(*pid)), "{found:?}");
+        let start = std::time::Instant::now();
+        if round == 0 {
+            device.ok(&["kill-app"]);
+            assert_eq!(device.status()["app"]["state"], "stopped");
+        } else {
+            assert_eq!(device.daemon.term().code(), Some(0));
+        }
+        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+        let left: Vec<&u32> = found.iter().filter(|pid| alive(**pid)).collect();
+        assert!(left.is_empty(), "round {round}: still there: {left:?} of {found:?}");
+        std::fs::remove_file(&pids).unwrap();
+    }
+    device.daemon.check_log();
+}
+
+/// Without /proc, and with that of another namespace, whose numbers mean others: the daemon says so, ends the
+/// application all the same, and nobody else.
+#[test]
+fn kill_app_needs_no_proc() {
+    need!("openssl", "python3", "unshare");
+    for (name, flags, script) in [
+        ("spn", &["--mount"][..], NO_PROC),
+        ("spx", &["--mount", "--pid", "--fork", "--kill-child"][..], FOREIGN),
+    ] {
+        let scratch = Scratch::new(name);
+        let Some(device) = behind(&scratch, flags, script) else {
+            e2e::skip!("no namespace with another /proc can be made (root is needed)");
+        };
+        device.write(
+            "main.py",
+            "import os, signal, time\nsignal.signal(15, signal.SIG_IGN)\n\
+             if os.fork() == 0: os.setsid()\n\
+             os.write(1, b'up\\n')\nwhile True: time.sleep(1)\n",
+        );
+        device.sync(&[]);
+        device.ok(&["run-app"]);
+        wait_for("both", SOON, || (device.output().iter().filter(|l| *l == "up").count() == 2).then_some(()));
+        let start = std::time::Instant::now();
+        let stopped = device.ok(&["kill-app"]);
+        assert!(stopped.to_string().contains("signal 9"), "{stopped}");
+        assert!(start.elapsed() < Duration::from_secs(8), "{name}: {:?}", start.elapsed());
+        assert_eq!(device.status()["app"]["state"], "stopped");
+        assert!(device.daemon.lines.contain("/proc"), "{name}: it says that /proc is none of its own");
+    }
+}
+
+/// A process that KILL does not end, as one that a driver holds: here the freezer of cgroup v1 does.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    fn new(pid: &str) -> std::io::Result<Frozen> {
+        let group =
+            std::path::Path::new("/sys/fs/cgroup/freezer").join(format!("edge-{}", std::process::id()));
+        std::fs::create_dir(&group)?;
+        let frozen = Frozen(group);
+        std::fs::write(frozen.0.join("cgroup.procs"), pid)?;
+        std::fs::write(frozen.0.join("freezer.state"), "FROZEN")?;
+        wait_for("the freezer", SOON, || {
+            std::fs::read_to_string(frozen.0.join("freezer.state"))
+                .is_ok_and(|s| s == "FROZEN\n")
+                .then_some(())
+        });
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Best effort; it may not be there.
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        for _ in 0..200 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What KILL does not end is named and left after ten seconds; the application can be run again, and the daemon ends.
+#[test]
+fn what_can_not_be_killed_is_named_and_left() {
+    need!("openssl", "python3");
+    let scratch = Scratch::new("spz");
+    let mut device = Device::start(&scratch, &Setup::default());
+    device.write(
+        "main.py",
+        "import os, time\nif os.fork() == 0: os.setsid()\nos.write(1, b'pid %d\\n' % os.getpid())\n\
+         while True: time.sleep(1)\n",
+    );
+    device.sync(&[]);
+    let first = device.ok(&["run-app"])["pid"].to_string();
+    let two = |device: &Device, lines: usize| -> Vec<String> {
+        wait_for("both processes", SOON, || {
+            let pids = device.output().into_iter().filter_map(|l| l.strip_prefix("pid ").map(str::to_owned));
+            let pids: Vec<String> = pids.collect();
+            (pids.len() == lines).then_some(pids)
+        })
+    };
+    let child = two(&device, 2).into_iter().find(|pid| *pid != first).unwrap();
+    let Ok(frozen) = Frozen::new(&child) else {
+        e2e::skip!("no freezer of cgroup v1 can be used (root is needed)");
+    };
+    let start = std::time::Instant::now();
+    let outcome = device.cli(&["kill-app"]);
+    let took = start.elapsed();
+    assert!(outcome.code != 0 && outcome.err.contains(&format!("pid {child} (python")), "{outcome:?}");
+    assert!(took > Duration::from_secs(10) && took < Duration::from_secs(15), "{took:?}");
+    assert!(!alive(first.parse().unwrap()), "the others did end");
+    assert_eq!(device.status()["app"]["state"], "stopped");
+    let cpu_ms = device.daemon.usage().cpu_ms;
+    assert!(cpu_ms < 2000, "no hot loop: {cpu_ms} ms of CPU in {took:?}");
+    device.ok(&["run-app"]);
+    let pids = two(&device, 4);
+    // The daemon's own end waits for it less long.
+    let start = std::time::Instant::now();
+    assert_eq!(device.daemon.term().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(device.daemon.lines.contain(&format!("left behind: pid {child} (python")));
+    drop(frozen);
+    let gone = |pid: &String| !alive(pid.parse().unwrap());
+    wait_for("the thawed one to have had its KILL", SOON, || pids.iter().all(gone).then_some(()));
+}
+
 /// An application that ends by itself: how is reported, and it can be run again.
 #[test]
 fn an_application_that_ends_by_itself_can_run_again() {

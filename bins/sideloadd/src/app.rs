@@ -1,10 +1,9 @@
-//! The application's processes: finding the entry point, starting it, ending all that came of it.
+//! The application's first process: finding the entry point, and starting it as a process group of its own. All that
+//! comes of it is found and ended by [`crate::processes`].
 //!
-//! The application is a process group of its own, and this process is the subreaper of all its descendants: whoever
-//! calls `setsid` or forks twice becomes a child of ours when its parent ends. All our descendants are the
-//! application's, since the daemon starts nothing else. Never: decides when (see [`crate::core`]); blocks.
+//! Never: decides when (see [`crate::core`]); blocks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,9 +13,7 @@ use std::process::{Command, Stdio};
 
 use mio::unix::pipe;
 use rustix::fs::OFlags;
-use rustix::process::{Pid, Signal, WaitOptions};
-
-use crate::core::Exit;
+use rustix::process::{Pid, Signal};
 
 /// What an application must not inherit: the manager's sockets and secrets, and what would mislead its libraries.
 const NOT_INHERITED: [&str; 9] = [
@@ -74,9 +71,6 @@ pub enum NoEntry {
         why: &'static str,
     },
 }
-
-/// How often [`kill_all`] looks again at once.
-const KILL_ROUNDS: usize = 8;
 
 impl Launcher {
     /// The paths that are looked at, in that order.
@@ -176,7 +170,7 @@ impl App {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::Error::other("no pipes"));
         };
-        // The child is reaped by `reap`, whoever started it.
+        // The child is reaped by `processes::reap`, whoever started it.
         Ok(App { pid: child.id(), stdout: receiver(stdout.into())?, stderr: receiver(stderr.into())? })
     }
 
@@ -194,115 +188,6 @@ fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
     let receiver = pipe::Receiver::from(fd);
     receiver.set_nonblocking(true)?;
     Ok(receiver)
-}
-
-/// Makes this process the one that the application's orphans are given to. Call it before the first start.
-///
-/// # Errors
-/// What `prctl(2)` says.
-pub fn adopt_orphans() -> io::Result<()> {
-    // Any process id: the kernel only looks whether there is one.
-    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
-}
-
-/// Children that have ended since the last call.
-pub fn reap() -> Vec<(u32, Exit)> {
-    let mut ended = Vec::new();
-    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-        let exit = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => continue,
-        };
-        ended.push((pid.as_raw_nonzero().get().unsigned_abs(), exit));
-    }
-    ended
-}
-
-/// Asks the application that `leader` leads to end: TERM, once to each of its processes.
-///
-/// The group gets it at one moment; what left the group (`setsid`) gets it one by one.
-pub fn terminate(leader: u32) {
-    // No process of the group may be left, others may.
-    let _ = App::signal_group(leader, Signal::TERM);
-    let outside = descendants().into_iter().filter(|p| p.group.unsigned_abs() != leader);
-    signal_each(outside, Signal::TERM);
-}
-
-/// Ends every descendant of this process with KILL. One that forks all the time may still get away with a child:
-/// call it again until [`any_descendants`] says that none is left.
-pub fn kill_all() {
-    for _ in 0..KILL_ROUNDS {
-        let living: Vec<Process> = descendants().into_iter().filter(|p| !p.ended).collect();
-        if living.is_empty() {
-            return;
-        }
-        // Who is stopped can't fork, so that the second look finds who was born during the first.
-        signal_each(living.into_iter(), Signal::STOP);
-        signal_each(descendants().into_iter(), Signal::KILL);
-    }
-}
-
-fn signal_each(processes: impl Iterator<Item = Process>, signal: Signal) {
-    for process in processes {
-        if let Some(pid) = Pid::from_raw(process.pid) {
-            // It may have ended meanwhile: then it needs no signal.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-}
-
-/// Whether a descendant is left, one that waits to be reaped included.
-#[must_use]
-pub fn any_descendants() -> bool {
-    // ECHILD: no child, so no descendant either, since orphans become children.
-    let flags = rustix::process::WaitIdOptions::EXITED
-        | rustix::process::WaitIdOptions::NOHANG
-        | rustix::process::WaitIdOptions::NOWAIT;
-    !matches!(rustix::process::waitid(rustix::process::WaitId::All, flags), Err(rustix::io::Errno::CHILD))
-}
-
-/// A descendant, as /proc shows it.
-#[derive(Clone, Copy, Debug)]
-struct Process {
-    pid: i32,
-    group: i32,
-    /// It is a zombie, which only waits to be reaped.
-    ended: bool,
-}
-
-/// All descendants, from /proc; parents before their children.
-fn descendants() -> Vec<Process> {
-    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        // The name of a process is any bytes.
-        let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
-        if let Some((parent, process)) = parse_stat(pid, &String::from_utf8_lossy(&stat)) {
-            children.entry(parent).or_default().push(process);
-        }
-    }
-    let mut found = Vec::new();
-    let mut next = 0;
-    let mut parent = rustix::process::getpid().as_raw_nonzero().get();
-    loop {
-        found.extend(children.remove(&parent).unwrap_or_default());
-        let Some(process): Option<&Process> = found.get(next) else { return found };
-        parent = process.pid;
-        next += 1;
-    }
-}
-
-/// Parent, group and state from `/proc/PID/stat` (`proc(5)`).
-fn parse_stat(pid: i32, stat: &str) -> Option<(i32, Process)> {
-    // The name in parentheses may hold parentheses and blanks.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let ended = matches!(fields.next()?, "Z" | "X");
-    let parent = fields.next()?.parse().ok()?;
-    let group = fields.next()?.parse().ok()?;
-    Some((parent, Process { pid, group, ended }))
 }
 
 #[cfg(test)]
@@ -346,14 +231,6 @@ mod tests {
         assert_eq!(launcher(&top, false).find().unwrap().argv, ["/bin/sh", "main.sh"]);
         assert_eq!(launcher(&top, true).find().unwrap().folder, top.join("fallback"));
         std::fs::remove_dir_all(top).unwrap();
-    }
-
-    #[test]
-    fn the_name_of_a_process_may_hold_anything() {
-        let (parent, process) = parse_stat(9, "9 (a) Z 1 (b) S 7 8 8 0 -1").unwrap();
-        assert_eq!((parent, process.group, process.ended), (7, 8, false));
-        assert!(parse_stat(9, "9 (x) Z 1 9 9").unwrap().1.ended);
-        assert!(parse_stat(9, "").is_none());
     }
 
     #[test]

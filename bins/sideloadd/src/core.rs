@@ -4,11 +4,12 @@
 //!             Run, Restart                     Exited, Kill, Restart
 //!  Stopped ───────────────► Starting ──Started──► Running ───────────────► Stopping ──Gone──► Stopped, Starting,
 //!     ▲                        ▲  │ StartFailed      TERM; KILL after 5 s                     Backoff, RollingBack
-//!     └────────Kill── Backoff ─┘  └──► Stopped
+//!     └────────Kill── Backoff ─┘  └──► Stopped                    Left (10 s after KILL)──► the same, but never Starting
 //! ```
 //!
-//! Invariants: a start is asked for only when no process of the one before is left; every ticket is answered exactly
-//! once; a commit is rolled back at most once.
+//! Invariants: a start is asked for only when no process of the one before is left, or what is left was given up
+//! (10 s after the first KILL) and named; every ticket is answered exactly once; a commit is rolled back at most
+//! once.
 
 mod types;
 
@@ -22,6 +23,8 @@ pub use types::{Exit, Input, Output, Policy, Reply, Restart, State, Ticket};
 const STABLE: Duration = Duration::from_secs(60);
 /// How often KILL is repeated for processes that appear meanwhile.
 const KILL_AGAIN: Duration = Duration::from_millis(100);
+/// What KILL has not ended for so long (a driver holds it, it is another user's) is not waited for.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// What follows when all processes are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Core {
     pid: Option<u32>,
     exit: Option<Exit>,
     deadline: Option<Instant>,
+    /// Since when the processes are killed, while they are.
+    killing: Option<Instant>,
     started: Option<Instant>,
     /// The commit in force is this old, or its first start is.
     fresh: Option<Instant>,
@@ -62,6 +67,7 @@ impl Core {
             pid: None,
             exit: None,
             deadline: None,
+            killing: None,
             started: None,
             fresh: None,
             starting: Vec::new(),
@@ -126,6 +132,7 @@ impl Core {
             Input::StartFailed(status, why) => self.on_start_failed(status, &why, now, rng, &mut out),
             Input::Exited(exit) => self.on_exited(exit, now, &mut out),
             Input::Gone => self.on_gone(now, rng, &mut out),
+            Input::Left(what) => self.on_left(&what, now, rng, &mut out),
             Input::RolledBack(result) => self.on_rolled_back(result, now, rng, &mut out),
             Input::Timer => self.on_timer(now, &mut out),
             Input::Shutdown => self.shutdown(now, &mut out),
@@ -143,7 +150,19 @@ impl Core {
         self.state = State::Stopping;
         self.then = then;
         self.deadline = Some(now + self.policy.stop_timeout);
+        self.killing = None;
         out.push(Output::Terminate);
+    }
+
+    fn kill_all(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let since = *self.killing.get_or_insert(now);
+        if now.saturating_duration_since(since) < GIVE_UP {
+            self.deadline = Some(now + KILL_AGAIN);
+            out.push(Output::KillAll);
+        } else {
+            self.deadline = None;
+            out.push(Output::GiveUp);
+        }
     }
 
     fn run(&mut self, ticket: Ticket, out: &mut Vec<Output>) {
@@ -250,9 +269,9 @@ impl Core {
             out.push(Output::Note(format!("the application ended with {exit}")));
             self.state = State::Stopping;
             self.then = Then::Decide;
-            self.deadline = Some(now + KILL_AGAIN);
+            self.killing = None;
             // What its first process leaves behind goes with it.
-            out.push(Output::KillAll);
+            self.kill_all(now, out);
         }
     }
 
@@ -268,16 +287,42 @@ impl Core {
                 self.start(out);
             }
             Then::Stop => self.stopped(out),
-            Then::Decide if self.crashed_fresh(now) => {
-                self.fresh = None;
-                self.state = State::RollingBack;
-                out.push(Output::Note(
-                    "it crashed right after a sync: going back to the commit before".into(),
-                ));
-                out.push(Output::Rollback);
-            }
-            Then::Decide => self.decide(now, rng, out),
+            Then::Decide => self.ended_by_itself(now, rng, out),
         }
+    }
+
+    /// Whoever waits for the end hears that it does not come, and who asked for a start gets none: that would be a second
+    /// application. What nobody asked for goes on by the policy: nobody would.
+    fn on_left(&mut self, what: &str, now: Instant, rng: &mut fastrand::Rng, out: &mut Vec<Output>) {
+        if self.state != State::Stopping {
+            return;
+        }
+        self.deadline = None;
+        self.pid = None;
+        let seconds = GIVE_UP.as_secs();
+        let why = format!(
+            "KILL has not ended all of the application within {seconds} s; left behind: {what}. A driver or file system \
+             may hold it, or it belongs to another user; run-app starts the application all the same"
+        );
+        out.push(Output::Note(why.clone()));
+        if self.then == Then::Decide {
+            self.ended_by_itself(now, rng, out);
+            return;
+        }
+        self.state = State::Stopped;
+        self.refuse_starts(500, &why, out);
+        out.extend(self.stopping.drain(..).map(|ticket| refused(ticket, 500, &why)));
+    }
+
+    fn ended_by_itself(&mut self, now: Instant, rng: &mut fastrand::Rng, out: &mut Vec<Output>) {
+        if !self.crashed_fresh(now) {
+            self.decide(now, rng, out);
+            return;
+        }
+        self.fresh = None;
+        self.state = State::RollingBack;
+        out.push(Output::Note("it crashed right after a sync: going back to the commit before".into()));
+        out.push(Output::Rollback);
     }
 
     fn stopped(&mut self, out: &mut Vec<Output>) {
@@ -355,10 +400,7 @@ impl Core {
         }
         match self.state {
             State::Backoff => self.start(out),
-            State::Stopping => {
-                out.push(Output::KillAll);
-                self.deadline = Some(now + KILL_AGAIN);
-            }
+            State::Stopping => self.kill_all(now, out),
             _ => self.deadline = None,
         }
     }

@@ -49,6 +49,53 @@ fn a_stop_is_term_then_kill_and_a_start_waits_for_the_last_process() {
 }
 
 #[test]
+fn what_kill_does_not_end_is_named_and_given_up() {
+    let mut rig = Rig::running(Restart::Never, false);
+    let kill_in_vain = |rig: &mut Rig| {
+        let mut kills = 0;
+        loop {
+            rig.now = rig.core.deadline().unwrap();
+            match &rig.tell(Input::Timer)[..] {
+                [Output::KillAll] => kills += 1,
+                other => {
+                    assert_eq!(other, [Output::GiveUp]);
+                    return kills;
+                }
+            }
+        }
+    };
+    rig.tell(Input::Kill(Ticket(2)));
+    assert_eq!(kill_in_vain(&mut rig), 100, "ten a second for ten seconds");
+    let out = rig.tell(Input::Left("pid 7 (stuck)".into()));
+    assert!(
+        matches!(&out[..], [Output::Answer(Ticket(2), Reply::Refused(500, why))] if why.contains("pid 7 (stuck)")),
+        "{out:?}"
+    );
+    assert_eq!((rig.core.state(), rig.core.pid(), rig.core.deadline()), (State::Stopped, None, None));
+    // Its end comes late, and is nobody's.
+    assert_eq!(rig.tell(Input::Exited(Exit::Signal(9))), []);
+    // A restart is no start beside what is left; a run is.
+    rig.tell(Input::Run(Ticket(3)));
+    rig.tell(Input::Started(8));
+    rig.tell(Input::Restart(Ticket(4)));
+    kill_in_vain(&mut rig);
+    let out = rig.tell(Input::Left("pid 8".into()));
+    assert!(matches!(&out[..], [Output::Answer(Ticket(4), Reply::Refused(500, _))]), "{out:?}");
+    // Of what ended by itself a child is left: it goes on by the policy.
+    let mut rig = Rig::running(Restart::OnFailure, false);
+    assert_eq!(rig.tell(Input::Exited(Exit::Code(1))), [Output::KillAll]);
+    kill_in_vain(&mut rig);
+    assert_eq!(rig.tell(Input::Left("pid 9".into())), []);
+    assert_eq!(rig.core.state(), State::Backoff);
+    // Our own end comes.
+    let mut rig = Rig::running(Restart::Always, false);
+    rig.tell(Input::Shutdown);
+    kill_in_vain(&mut rig);
+    assert_eq!(rig.tell(Input::Left("pid 9".into())), []);
+    assert!(rig.core.is_closed());
+}
+
+#[test]
 fn mistakes_are_answered_as_such() {
     let mut rig = Rig::running(Restart::Never, false);
     let refused = |out: Vec<Output>, word: &str| match &out[..] {
@@ -195,6 +242,9 @@ struct World {
     start: bool,
     rollback: bool,
     killed: bool,
+    /// KILL does not end what lives; given up, it counts no more.
+    stuck: bool,
+    given_up: bool,
     committed: bool,
     waiting: std::collections::BTreeSet<Ticket>,
     last: u64,
@@ -203,6 +253,9 @@ struct World {
 impl World {
     /// Something that can happen now.
     fn event(&mut self, closing: bool, now: &mut Instant, rng: &mut fastrand::Rng) -> Option<Input> {
+        if std::mem::take(&mut self.given_up) {
+            return Some(Input::Left("pid 9".into()));
+        }
         match rng.u8(..10) {
             kind @ 0..3 if !closing => {
                 self.last += 1;
@@ -220,13 +273,14 @@ impl World {
                     return Some(Input::StartFailed(status, "none".into()));
                 }
                 (self.main, self.others, self.killed) = (true, rng.u8(..3), false);
+                self.stuck = rng.u8(..8) == 0;
                 Some(Input::Started(9))
             }
-            5 if self.main && (self.killed || rng.u8(..3) == 0) => {
+            5 if self.main && !self.stuck && (self.killed || rng.u8(..3) == 0) => {
                 self.main = false;
                 Some(Input::Exited(*rng.choice(&[Exit::Code(0), Exit::Code(1), Exit::Signal(9)]).unwrap()))
             }
-            6 if !self.main && self.others > 0 && self.killed => {
+            6 if !self.main && self.others > 0 && self.killed && !self.stuck => {
                 self.others -= 1;
                 (self.others == 0).then_some(Input::Gone)
             }
@@ -251,6 +305,10 @@ impl World {
                 self.start = true;
             }
             Output::KillAll | Output::Terminate => self.killed = true,
+            Output::GiveUp => {
+                assert!(self.killed && !self.given_up, "given up before KILL, or twice");
+                (self.main, self.others, self.given_up) = (false, 0, true);
+            }
             Output::Rollback => {
                 assert!(self.committed && !lives, "a roll-back without a commit, or twice");
                 (self.committed, self.rollback) = (false, true);

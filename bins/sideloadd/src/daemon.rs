@@ -16,11 +16,11 @@ use edge::timer::{Timers, wait};
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::app;
 use crate::config::Config;
 use crate::core::{Input, State, Ticket};
 use crate::jobs::{self, Bounds, Disk, Job};
 use crate::logs::{Position, Ring};
+use crate::processes;
 use crate::service::{Exchange, Hub};
 use crate::status;
 use crate::store::{CommitInfo, Store};
@@ -61,7 +61,10 @@ enum Timer {
 /// What ended it, with its exit code.
 pub fn run(config: Config, path: &Path) -> Result<(), Failure> {
     let mut signals = Signals::with_child().map_err(Failure::os)?;
-    app::adopt_orphans().map_err(Failure::os)?;
+    processes::adopt_orphans().map_err(Failure::os)?;
+    for warning in processes::warnings() {
+        log::warn!("{warning}");
+    }
     let mut notifier = Notifier::from_env();
     let mut daemon = Daemon::open(config, path, &mut signals)?;
     notifier.ready();
@@ -294,7 +297,8 @@ impl Daemon {
                     self.ended = true;
                 }
                 Timer::Stop => {
-                    log::error!("the application can't be stopped; it is left behind");
+                    let left = self.hub.supervisor.processes().left();
+                    log::error!("the application can't be stopped; left behind: {left}");
                     self.ended = true;
                 }
             }

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod jobs;
 pub mod logs;
 pub mod naive_time;
+pub mod processes;
 pub mod routes;
 pub mod service;
 pub mod status;

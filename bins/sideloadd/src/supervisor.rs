@@ -11,9 +11,10 @@ use mio::unix::pipe::Receiver;
 use mio::{Interest, Registry, Token};
 use serde_json::{Value, json};
 
-use crate::app::{self, App, Launcher};
+use crate::app::{App, Launcher};
 use crate::core::{Core, Input, Output, Policy, Reply, State, Ticket};
 use crate::logs::{self, Position, Ring, Stream};
+use crate::processes::{self, Processes};
 use crate::routes::{Named, Refusal};
 
 /// Bytes read from a pipe before others get their turn.
@@ -34,6 +35,7 @@ pub struct Supervisor {
     ring: Ring,
     registry: Registry,
     pipes: Vec<Pipe>,
+    processes: Processes,
     rng: fastrand::Rng,
     /// Output goes to our stderr as well.
     journal: bool,
@@ -62,6 +64,7 @@ impl Supervisor {
             ring,
             registry,
             pipes: Vec::new(),
+            processes: Processes::default(),
             rng: fastrand::Rng::new(),
             journal,
             answers: Vec::new(),
@@ -83,6 +86,11 @@ impl Supervisor {
     /// The log.
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// The application's processes, to look at.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
     }
 
     /// The state machine, to look at.
@@ -113,10 +121,15 @@ impl Supervisor {
             for output in self.core.handle(input, now, &mut self.rng) {
                 match output {
                     Output::Start => inputs.push(self.start()),
-                    Output::Terminate => app::terminate(self.core.pid().unwrap_or(0)),
+                    Output::Terminate => self.processes.terminate(),
                     Output::KillAll => {
-                        app::kill_all();
+                        self.processes.kill();
                         self.look_for_the_end(&mut inputs);
+                    }
+                    Output::GiveUp => {
+                        self.drain();
+                        self.close_pipes();
+                        inputs.push(Input::Left(self.processes.left()));
                     }
                     Output::Rollback => self.rollback = true,
                     Output::Answer(ticket, reply) => self.answers.push((ticket, reply)),
@@ -145,6 +158,7 @@ impl Supervisor {
                 log::info!("{text}");
                 self.ring.note(&text, edge::clock::unix_ms());
                 self.entry = name;
+                self.processes = Processes::of(app.pid);
                 self.watch(app.stdout, Stream::Stdout);
                 self.watch(app.stderr, Stream::Stderr);
                 Input::Started(app.pid)
@@ -183,7 +197,7 @@ impl Supervisor {
 
     /// A child has ended (SIGCHLD).
     pub fn child(&mut self, now: Instant) {
-        for (pid, exit) in app::reap() {
+        for (pid, exit) in processes::reap() {
             if Some(pid) == self.core.pid() {
                 self.drain();
                 self.handle(Input::Exited(exit), now);
@@ -198,7 +212,8 @@ impl Supervisor {
 
     /// If no process is left, that is told.
     fn look_for_the_end(&mut self, inputs: &mut Vec<Input>) {
-        if self.core.state() == State::Stopping && self.core.pid().is_none() && !app::any_descendants() {
+        if self.core.state() == State::Stopping && self.core.pid().is_none() && !processes::any_descendants()
+        {
             self.drain();
             self.close_pipes();
             inputs.push(Input::Gone);

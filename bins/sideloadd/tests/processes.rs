@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use edge::signal::Signals;
 use rustix::process::{Pid, Signal};
-use sideloadd::app::{self, App, Entry, Launcher};
+use sideloadd::app::{App, Entry, Launcher};
 use sideloadd::core::Exit;
 use sideloadd::logs::{Position, Pumped, Ring, Stream, pump};
+use sideloadd::processes::{self, Processes};
 
 static ONE: Mutex<()> = Mutex::new(());
 const LONG: Duration = Duration::from_secs(20);
@@ -27,7 +28,7 @@ struct Scene {
 impl Scene {
     fn new(name: &str) -> Scene {
         let one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        app::adopt_orphans().unwrap();
+        processes::adopt_orphans().unwrap();
         let top = std::env::temp_dir().join(format!("sideloadd-processes-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&top);
         std::fs::create_dir_all(&top).unwrap();
@@ -51,16 +52,18 @@ impl Scene {
 
     fn start(&self, name: &str, text: &str) -> Run {
         let app = App::start(&self.entry(name, text)).unwrap();
-        Run { app, ring: Ring::new(1 << 20, 1), exit: None }
+        let processes = Processes::of(app.pid);
+        Run { app, processes, ring: Ring::new(1 << 20, 1), exit: None }
     }
 }
 
 impl Drop for Scene {
     fn drop(&mut self) {
         let until = Instant::now() + LONG;
-        while app::any_descendants() && Instant::now() < until {
-            app::kill_all();
-            app::reap();
+        let mut processes = Processes::default();
+        while processes::any_descendants() && Instant::now() < until {
+            processes.kill();
+            processes::reap();
             std::thread::sleep(Duration::from_millis(2));
         }
         let _ = std::fs::remove_dir_all(&self.top);
@@ -69,6 +72,7 @@ impl Drop for Scene {
 
 struct Run {
     app: App,
+    processes: Processes,
     ring: Ring,
     exit: Option<Exit>,
 }
@@ -76,7 +80,7 @@ struct Run {
 impl Run {
     /// What the daemon does on SIGCHLD: output first, then who has ended.
     fn turn(&mut self) -> bool {
-        let ended = app::reap();
+        let ended = processes::reap();
         let mut wet = false;
         for (stream, pipe) in [(Stream::Stdout, &mut self.app.stdout), (Stream::Stderr, &mut self.app.stderr)]
         {
@@ -146,8 +150,8 @@ fn it_hears_term_has_its_folder_and_none_of_our_secrets() {
     assert!(lines.iter().any(|l| l == "ours 0"), "{lines:?}");
     let group = rustix::process::getpgid(Pid::from_raw(run.app.pid.cast_signed())).unwrap();
     assert_eq!(group.as_raw_nonzero().get(), run.app.pid.cast_signed());
-    app::terminate(run.app.pid);
-    run.until("end", |run| run.exit.is_some() && !app::any_descendants());
+    run.processes.terminate();
+    run.until("end", |run| run.exit.is_some() && !processes::any_descendants());
     assert_eq!(run.exit, Some(Exit::Code(3)));
     // The shell says of its `sleep` that it was terminated, on the other stream.
     assert!(run.lines().contains(&"heard".to_owned()));
@@ -175,11 +179,11 @@ for _ in range(20): time.sleep(0.05)
     for name in ["ready first", "ready second", "ready third"] {
         run.until_line(name);
     }
-    app::terminate(run.app.pid);
+    run.processes.terminate();
     for name in ["heard first", "heard second", "heard third"] {
         run.until_line(name);
     }
-    run.until("end", |_| !app::any_descendants());
+    run.until("end", |_| !processes::any_descendants());
     assert_eq!(run.lines().iter().filter(|l| l.starts_with("heard")).count(), 3, "{:?}", run.lines());
 }
 
@@ -206,7 +210,7 @@ stay()
     let has = |run: &Run, what: &str| run.lines().iter().any(|l| l.starts_with(what));
     run.until("four", |run| ["child", "session", "daemon", "first"].iter().all(|w| has(run, w)));
     let pids: Vec<String> = run.lines().iter().map(|l| l.split_once(' ').unwrap().1.to_owned()).collect();
-    app::terminate(run.app.pid);
+    run.processes.terminate();
     std::thread::sleep(Duration::from_millis(50));
     run.turn();
     assert!(pids.iter().all(|pid| is_alive(pid)), "TERM is ignored by all of them");
@@ -214,10 +218,143 @@ stay()
     rustix::process::kill_process(Pid::from_raw(run.app.pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     run.until("the first", |run| run.exit.is_some());
     assert_eq!(run.exit.unwrap().to_string(), "signal 9 (KILL)");
-    assert!(app::any_descendants());
-    app::kill_all();
-    run.until("all", |_| !app::any_descendants());
+    assert!(processes::any_descendants());
+    run.processes.kill();
+    run.until("all", |_| !processes::any_descendants());
     assert!(!pids.iter().any(|pid| is_alive(pid)));
+}
+
+/// Runs the test of this name once more, in a mount namespace (and what `flags` add) that `script` has changed; its
+/// output. `None` in that run itself; panics unless it succeeds.
+fn elsewhere(name: &str, flags: &[&str], script: &str) -> Option<Result<(), String>> {
+    const INSIDE: &str = "SIDELOADD_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return None;
+    }
+    // Its process is a child of this one, as an application would be.
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let wrapped = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount").args(flags).args(["sh", "-c", script, "sh"]).args(arguments).env(INSIDE, "1");
+        command.output()
+    };
+    if !wrapped(&["true"]).is_ok_and(|output| output.status.success()) {
+        return Some(Err(
+            "no namespace with another /proc can be made (root, unshare and setpriv are needed)".into(),
+        ));
+    }
+    let program = std::env::current_exe().unwrap();
+    let output = wrapped(&[program.to_str().unwrap(), "--exact", name, "--nocapture"]).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    Some(Ok(()))
+}
+
+/// The kernel's word, which needs no /proc. Who waits to be reaped counts.
+fn is_there(pid: &str) -> bool {
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::test_kill_process(pid).is_ok()
+}
+
+/// Starts one that ignores TERM, with a child in its group, one in its own session and one of that again; all of them say
+/// their numbers. `prelude` is run by each child.
+fn deaf_family(scene: &Scene, prelude: &str) -> (Run, Vec<String>) {
+    let text = format!(
+        "\
+import ctypes, os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stay(what):
+    os.write(1, b'%s %d\\n' % (what, os.getpid()))
+    while True: time.sleep(60)
+if os.fork() == 0:
+    {prelude}
+    stay(b'child')
+if os.fork() == 0:
+    {prelude}
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid()
+        stay(b'grandchild')
+    stay(b'session')
+stay(b'first')
+"
+    );
+    let mut run = scene.start("main.py", &text);
+    run.until("four", |run| run.lines().len() == 4);
+    let pids = run.lines().iter().map(|l| l.split_once(' ').unwrap().1.to_owned()).collect();
+    (run, pids)
+}
+
+#[test]
+fn who_is_hidden_in_proc_hears_term_and_is_killed() {
+    let name = "who_is_hidden_in_proc_hears_term_and_is_killed";
+    let script = "mount -t proc -o hidepid=2 proc /proc && \
+                  exec setpriv --regid 65534 --clear-groups --bounding-set=-all --inh-caps=-all \"$@\"";
+    match elsewhere(name, &[], script) {
+        Some(Ok(())) => return,
+        Some(Err(why)) => return println!("skipped: {name}: {why}"),
+        None => {}
+    }
+    let scene = Scene::new("hidden");
+    assert!(processes::warnings().is_empty(), "{:?}", processes::warnings());
+    // Who left the group, and can't be looked into.
+    let text = "\
+import ctypes, os, signal, time
+def heard(number, frame):
+    os.write(1, b'heard\\n')
+    os._exit(0)
+if os.fork() == 0:
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    os.setsid()
+    signal.signal(signal.SIGTERM, heard)
+    os.write(1, b'ready %d\\n' % os.getpid())
+while True: time.sleep(60)
+";
+    let mut run = scene.start("main.py", text);
+    run.until("ready", |run| run.lines().len() == 1);
+    let pid = run.lines()[0].split_once(' ').unwrap().1.to_owned();
+    assert!(!Path::new("/proc").join(&pid).exists(), "it is not hidden here");
+    run.processes.terminate();
+    run.until_line("heard");
+    run.until("end", |_| !processes::any_descendants());
+    let (mut run, pids) = deaf_family(&scene, "ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)");
+    // More than once: the grandchild is found when it has become ours.
+    let mut again = Processes::of(run.app.pid);
+    run.until("all", |_| {
+        again.kill();
+        !processes::any_descendants()
+    });
+    assert!(!pids.iter().any(|pid| is_there(pid)));
+}
+
+#[test]
+fn without_a_proc_of_our_own_all_are_killed_and_nobody_else() {
+    let name = "without_a_proc_of_our_own_all_are_killed_and_nobody_else";
+    for (flags, script) in [
+        (&[][..], "mount -t tmpfs none /proc && exec \"$@\""),
+        (&["--pid", "--fork", "--kill-child"][..], "\"$@\""),
+    ] {
+        match elsewhere(name, flags, script) {
+            Some(Ok(())) => continue,
+            Some(Err(why)) => return println!("skipped: {name}: {why}"),
+            None => {}
+        }
+        let scene = Scene::new("no-proc");
+        assert!(processes::warnings().iter().any(|w| w.contains("/proc")), "{:?}", processes::warnings());
+        let (mut run, pids) = deaf_family(&scene, "pass");
+        run.processes.terminate();
+        std::thread::sleep(Duration::from_millis(50));
+        run.turn();
+        assert!(pids.iter().all(|pid| is_there(pid)), "TERM is ignored by all of them");
+        let mut again = Processes::of(run.app.pid);
+        run.until("all", |_| {
+            again.kill();
+            !processes::any_descendants()
+        });
+        assert_eq!(run.exit, Some(Exit::Signal(9)));
+        assert!(!pids.iter().any(|pid| is_there(pid)));
+        return;
+    }
 }
 
 #[test]
@@ -235,12 +372,12 @@ while True:
     let mut run = scene.start("main.py", text);
     run.until_line("ready");
     std::thread::sleep(Duration::from_millis(100));
-    let mut calls = 0;
+    let (mut calls, mut processes) = (0, Processes::of(run.app.pid));
     run.until("all", |_| {
-        app::kill_all();
-        app::reap();
+        processes.kill();
+        processes::reap();
         calls += 1;
-        !app::any_descendants()
+        !processes::any_descendants()
     });
     println!("{calls} calls");
 }
@@ -280,7 +417,7 @@ fn it_ends_with_the_thread_that_started_it() {
     let end = Instant::now() + LONG;
     let mut exit = None;
     while exit.is_none() && Instant::now() < end {
-        exit = app::reap().into_iter().find(|(other, _)| *other == pid);
+        exit = processes::reap().into_iter().find(|(other, _)| *other == pid);
         std::thread::sleep(Duration::from_millis(2));
     }
     assert_eq!(exit, Some((pid, Exit::Signal(9))));
@@ -300,5 +437,5 @@ fn what_can_not_be_started_says_so() {
     std::fs::set_permissions(scene.top.join("run"), PermissionsExt::from_mode(0o755)).unwrap();
     let entry = scene.launcher().find().unwrap();
     assert_eq!(App::start(&entry).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    assert!(!app::any_descendants());
+    assert!(!processes::any_descendants());
 }

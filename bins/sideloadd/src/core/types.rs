@@ -96,6 +96,8 @@ pub enum Input {
     Exited(Exit),
     /// No process of it is left.
     Gone,
+    /// The processes that were given up; as a text.
+    Left(String),
     /// The roll-back that was asked for: its commit, or why not.
     RolledBack(Result<u64, String>),
     /// The deadline has passed.
@@ -124,6 +126,8 @@ pub enum Output {
     Terminate,
     /// KILL to all its processes.
     KillAll,
+    /// KILL has not ended them all: no more is done about those. `Left` is the answer.
+    GiveUp,
     /// Restore the commit before the one in force; `RolledBack` is the answer.
     Rollback,
     /// Tell whoever waits.
