@@ -369,6 +369,42 @@ fn rollback_restores_earlier_commits() {
     device.daemon.check_log();
 }
 
+/// Keys are made, and files pulled, on a host without /proc.
+#[test]
+fn keys_and_pull_need_no_proc() {
+    need!("openssl", "unshare");
+    let scratch = Scratch::new("slp");
+    let device = Device::start(&scratch, &Setup::default());
+    let without_proc = |command: &Command| {
+        let mut bare = Command::new("unshare");
+        bare.args(["--mount", "sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"]);
+        Outcome::of(bare.arg(command.get_program()).args(command.get_args()))
+    };
+    if without_proc(&Command::new("true")).code != 0 {
+        e2e::skip!("no mount namespace without /proc can be made (root is needed)");
+    }
+    let keys = scratch.join("new-keys");
+    let outcome =
+        without_proc(Command::new(env::bin("sideload")).args(["keys", "--cert-key-dir"]).arg(&keys));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    let modes = ["server.cert", "server.key", "client.cert", "client.key"].map(|name| {
+        let path = keys.join(format!("sideloading_{name}.pem"));
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    });
+    assert_eq!(modes, [0o644, 0o600, 0o644, 0o600]);
+    let to = scratch.dir("pulled");
+    for (content, force) in [("one\n", false), ("two\n", true)] {
+        device.write("out/one.txt", content);
+        device.sync(&[]);
+        let mut pull = device.command(&["pull", "out"]);
+        pull.arg("--to").arg(&to).args(force.then_some("--force"));
+        let outcome = without_proc(&pull);
+        assert_eq!(outcome.code, 0, "{outcome:?}");
+        assert_eq!(std::fs::read_to_string(to.join("out/one.txt")).unwrap(), content);
+    }
+    assert_eq!(e2e::scratch::files(&to).len(), 1, "no temporary name is left");
+}
+
 /// Before the disk is full: 507, exit code 75, and the tree is as it was.
 #[test]
 fn a_disk_that_is_nearly_full_is_left_alone() {

@@ -1,7 +1,8 @@
 //! New files that appear whole or not at all, whatever ends the program in between.
 //!
 //! The content goes into a file without a name (`O_TMPFILE`), which gets its name when it is complete and synced. File
-//! systems that can't do that get a named temporary file beside it.
+//! systems that can't do that get a named temporary file beside it, as do hosts without /proc, where a nameless file can't
+//! be given a name.
 //! Invariant: permissions are those asked for from the first moment on; without `replace`, what is there stays.
 
 use std::ffi::OsStr;
@@ -25,7 +26,9 @@ impl Incoming {
     pub fn begin(folder: OwnedFd, mode: u32) -> io::Result<Incoming> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let bits = Mode::from_raw_mode(mode);
-        if let Ok(fd) = rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, bits) {
+        if Path::new("/proc/self/fd").is_dir()
+            && let Ok(fd) = rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, bits)
+        {
             return Ok(Incoming { folder, file: fd.into(), named: None });
         }
         let name = temporary();
