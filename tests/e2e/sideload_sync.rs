@@ -11,7 +11,7 @@ use e2e::need;
 use e2e::process::Process;
 use e2e::proxy::Proxy;
 use e2e::scratch::Scratch;
-use e2e::sideload::{Device, Outcome, Setup, Tree, tree};
+use e2e::sideload::{Device, Keys, Outcome, Setup, Tree, tree};
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(120);
@@ -367,6 +367,33 @@ fn rollback_restores_earlier_commits() {
     assert_eq!(tree(&device.root), trees[2]);
     assert_eq!(number(&report, "payload_bytes"), 0, "all of it was still there: {report}");
     device.daemon.check_log();
+}
+
+/// Folders and files have the same permissions whatever the daemon's umask is, by a sync and by an old client's request.
+#[test]
+fn modes_do_not_depend_on_the_umask() {
+    need!("openssl");
+    let scratch = Scratch::new("slu");
+    for umask in ["000", "022", "077"] {
+        let keys = Keys::openssl(&scratch, &format!("keys-{umask}"));
+        let mut device = Device::new(&scratch, &format!("dev-{umask}"), keys, &Setup::default());
+        std::fs::remove_dir(&device.root).unwrap();
+        device.daemon.wrap(&["sh", "-c", &format!("umask {umask}; exec \"$@\""), "sh"]).start_ready();
+        let write = |path: &str, mode| {
+            device.write(path, "#!/bin/sh\n");
+            std::fs::set_permissions(device.src.join(path), PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let files = [("main.py", 0o644), ("sub/deep/run.sh", 0o755), ("sub/own.txt", 0o600)];
+        files.iter().for_each(|(path, mode)| write(path, *mode));
+        device.sync(&[]);
+        write("sent/a/b.txt", 0o644);
+        device.ok(&["send-file", "sent/a/b.txt", "--src-top", "."]);
+        let folders = ["", "sub", "sub/deep", "sent", "sent/a"].map(|path| (path, 0o755));
+        for (path, mode) in files.into_iter().chain(folders).chain([("sent/a/b.txt", 0o644)]) {
+            let found = std::fs::metadata(device.root.join(path)).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(found, mode, "umask {umask}: {path:?} has {found:o}, not {mode:o}");
+        }
+    }
 }
 
 /// Keys are made, and files pulled, on a host without /proc.

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use edge::beneath::{self, Root, Stat};
@@ -18,6 +19,8 @@ use super::{Error, OURS};
 
 /// From that many files on, one `syncfs(2)` is cheaper than an `fsync(2)` each.
 const SYNCFS_FROM: usize = 12;
+/// Permissions of the folders that a sync makes.
+const FOLDER_MODE: u32 = 0o755;
 
 /// The tree, as something that is changed.
 #[derive(Debug)]
@@ -54,6 +57,16 @@ impl AsFd for Dir<'_> {
             Dir::Shared(fd) => fd.as_fd(),
         }
     }
+}
+
+/// Gives the root that was just made the permissions of the folders in it.
+pub fn open_to_read(root: &Path) -> Result<(), Error> {
+    let set = rustix::fs::chmod(root, Mode::from_raw_mode(FOLDER_MODE));
+    set.map_err(|source| Error::Io {
+        action: "set the mode of",
+        path: root.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// Makes our folders, and opens the tree.
@@ -261,13 +274,23 @@ impl Disk {
         }
     }
 
+    /// Makes the folders that are missing, with the same permissions whatever our umask is.
     pub fn make_folders(&self, rel: &str) -> Result<(), Error> {
         if rel.is_empty() {
             return Ok(());
         }
         self.pass(Step::Grows, "make the folder", rel)?;
         self.forget_folder();
-        Ok(self.root.make_folders(rel)?)
+        let ends = rel.match_indices('/').map(|(at, _)| at).chain([rel.len()]);
+        for folder in ends.filter_map(|end| rel.get(..end)) {
+            if self.root.stat(folder)?.is_none() {
+                self.root.make_folders(folder)?;
+                let made = self.root.open_dir(folder)?;
+                rustix::fs::fchmod(made.fd(), Mode::from_raw_mode(FOLDER_MODE))
+                    .map_err(self.io("set the mode of", folder))?;
+            }
+        }
+        Ok(())
     }
 
     /// Mode and time of an open file of ours.

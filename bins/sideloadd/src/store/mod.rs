@@ -141,11 +141,15 @@ impl Store {
     /// The root can't be made or used, or another process uses it.
     pub fn open(cfg: StoreConfig, _now: Now) -> Result<(Store, Recovery), Error> {
         let root = &cfg.root;
+        let new = !root.is_dir();
         edge::fs::create_dir_durably(root).map_err(|error| Error::Io {
             action: "make the folder (root)",
             path: error.path,
             source: error.source,
         })?;
+        if new {
+            disk::open_to_read(root)?;
+        }
         let disk = disk::open(Root::open(root)?)?;
         let lock = disk.root.open_file(&ours("lock"), OFlags::RDWR | OFlags::CREATE, 0o600)?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
