@@ -94,6 +94,29 @@ fn doctor_looks_at_what_it_can() {
 }
 
 #[test]
+fn an_expiry_within_a_week_is_said_once_on_stderr() {
+    let folder = Folder::new("expiry");
+    std::fs::write(folder.0.join("main.py"), "").unwrap();
+    let here = format!("--addr 127.0.0.1 --port {}", e2e::net::free_port());
+    for (days, said) in [(3, 1), (30, 0)] {
+        assert!(folder.sideload(&format!("keys --force --expiry {days}")).status.success());
+        for line in ["sync --src-top .", "run-app", "status --json"] {
+            let out = folder.sideload(&format!("{line} {here}"));
+            let stderr = text(&out.stderr);
+            let lines: Vec<&str> = stderr.lines().filter(|line| line.contains(" expires in ")).collect();
+            assert_eq!(lines.len(), said, "{days} days: {line}: {stderr}");
+            assert!(lines.iter().all(|l| l.contains(" days") && l.contains("sideload keys")), "{stderr}");
+            assert!(!text(&out.stdout).contains("expires"), "{line}");
+        }
+    }
+    // It is about to be mended, or said at length.
+    folder.sideload("keys --force --expiry 3");
+    for line in [format!("doctor --json {here}"), "keys --device me@there".to_owned()] {
+        assert!(!text(&folder.sideload(&line).stderr).contains("expires"), "{line}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_bug() {
     let folder = Folder::new("pipe");
     let mut child =

@@ -9,13 +9,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::expiry::{RENEW, SOON};
 use super::{number, text};
 use crate::client::{Client, Request};
 use crate::config::Settings;
 use crate::output::{EX_NOPERM, EX_REFUSED, Failure, Reply, duration, moment, visible};
 
-/// Warn so long before an expiry, seconds.
-const EXPIRY_SOON: u64 = 7 * 86_400;
 /// Clocks may differ by so much, ms: logs are confusing above.
 const SKEW_MAX: u64 = 5_000;
 /// Certificates fail sooner or later above, ms.
@@ -150,10 +149,9 @@ fn keys(dir: &Path, now_s: u64) -> Vec<Finding> {
 fn expiry(what: &'static str, name: &str, not_after: i64, now_s: u64) -> Finding {
     let end = u64::try_from(not_after).unwrap_or(0);
     let until = moment(end.saturating_mul(1000));
-    let renew = "make new keys: `sideload keys --force`, then `sideload keys --device USER@HOST`";
     match end.saturating_sub(now_s) {
-        0 => fail(what, Failure::new(EX_NOPERM, format!("{name} expired on {until}")).fix(renew)),
-        left if left < EXPIRY_SOON => warn(what, format!("{name}: {} left", duration(left * 1000)), renew),
+        0 => fail(what, Failure::new(EX_NOPERM, format!("{name} expired on {until}")).fix(RENEW)),
+        left if left < SOON => warn(what, format!("{name}: {} left", duration(left * 1000)), RENEW),
         left => ok(what, format!("{name}: {} left", duration(left * 1000))),
     }
 }

@@ -4,6 +4,7 @@
 
 mod app;
 mod doctor;
+mod expiry;
 mod files;
 mod keys;
 pub mod logs;
@@ -34,6 +35,10 @@ pub fn run(args: &Args) -> Result<Reply, Failure> {
     })?;
     let settings = Settings::load(&cwd, &args.overrides)?;
     let json = args.json;
+    let of_keys = matches!(args.command, Command::Keys { .. } | Command::Migrate { .. } | Command::Doctor);
+    if !of_keys && let Some(text) = expiry::warning(&settings.cert_key_dir, edge::clock::unix_ms() / 1000) {
+        log::warn!("{text}");
+    }
     match &args.command {
         Command::Sync { force, restart } => sync::run(&settings, *force, *restart, json),
         Command::RunApp => app::run(&settings),
