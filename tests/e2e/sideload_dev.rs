@@ -6,7 +6,7 @@ use e2e::env::wait_for;
 use e2e::need;
 use e2e::process::Process;
 use e2e::scratch::Scratch;
-use e2e::sideload::{Device, Setup, tree};
+use e2e::sideload::{Device, Outcome, Setup, tree};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -190,6 +190,29 @@ fn rules_decide_what_a_save_leads_to() {
     device.write("config.json", "{}");
     wait_for("the signal", SOON, || process.lines.contain("config read").then_some(()));
     assert_eq!(device.status()["app"]["pid"], pid, "never restarted");
+}
+
+/// No inotify instance is left for this user: what to do is said.
+#[test]
+fn without_inotify_instances_it_says_what_to_raise() {
+    need!("openssl", "unshare");
+    let scratch = Scratch::new("svi");
+    let device = Device::start(&scratch, &Setup::default());
+    save(&device, 0);
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
+    let limited = |command: &std::process::Command| {
+        let mut bare = std::process::Command::new("unshare");
+        bare.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+        Outcome::of(bare.arg(command.get_program()).args(command.get_args()))
+    };
+    if limited(&std::process::Command::new("true")).code != 0 {
+        e2e::skip!("no user namespace with a limit of its own can be made");
+    }
+    let outcome = limited(device.command(&["dev"]).arg("--src-top").arg(&device.src));
+    assert_eq!(outcome.code, 74, "{outcome:?}");
+    for text in ["no inotify instances left", "sysctl fs.inotify.max_user_instances="] {
+        assert!(outcome.err.contains(text), "{text}: {outcome:?}");
+    }
 }
 
 /// The device goes away and comes back: `dev` goes on by itself, and what was saved meanwhile arrives.

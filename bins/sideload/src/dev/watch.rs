@@ -36,6 +36,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The kernel's limit of inotify instances for this user, or that of open files for this process.
+    #[error("can't watch {}: this user has no inotify instances left", path.display())]
+    Instances {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel's limit for this user.
     #[error("can't watch {}: this user has no watches left", path.display())]
     Limit {
@@ -58,6 +66,11 @@ impl Error {
             Error::Limit { .. } => Some(
                 "raise it: sysctl fs.inotify.max_user_watches=524288; or name folders that the application does not \
                  need in .sideloadignore"
+                    .into(),
+            ),
+            Error::Instances { .. } => Some(
+                "end other programs that watch files (editors, other `sideload dev`), or raise it: sysctl \
+                 fs.inotify.max_user_instances=1024"
                     .into(),
             ),
             Error::Gone { .. } => Some("bring it back and start again".into()),
@@ -103,8 +116,16 @@ impl Watch {
     /// # Errors
     /// [`Error`].
     pub fn new(top: &Path) -> Result<Watch, Error> {
-        let failed = |source| Error::System { path: top.to_owned(), source };
-        let inotify = Inotify::init().map_err(failed)?;
+        let inotify = Inotify::init().map_err(|source| {
+            let path = top.to_owned();
+            // The number of the instances, or of this process's open files, is used up.
+            match source.raw_os_error() {
+                Some(errno) if errno == rustix::io::Errno::MFILE.raw_os_error() => {
+                    Error::Instances { path, source }
+                }
+                _ => Error::System { path, source },
+            }
+        })?;
         let watches = inotify.watches();
         let mut watch = Watch {
             top: top.to_owned(),
