@@ -20,6 +20,7 @@ mod ota_hostile;
 mod ota_network;
 mod ota_operate;
 mod ota_trial;
+mod ota_units;
 mod ota_update;
 mod pipeline;
 mod relay;
