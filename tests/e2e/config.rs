@@ -91,6 +91,22 @@ const MISTAKES: &[Mistake] = &[
         &["cert-file", "No such file", "sideload keys"],
     ),
     mistake("sideloadd", 2, "[limits]\nkeep-commits = 0\n", &["keep-commits", "expected"]),
+    mistake(
+        "spyglassd",
+        2,
+        "[encoder]\npreset = \"nonsense\"\n",
+        &["encoder.preset", "superfast", "ultrafast"],
+    ),
+    mistake("spyglassd", 2, "[encoder]\nkind = \"h265\"\n", &["kind", "x264"]),
+    mistake("spyglassd", 2, "[rtsp]\nsession-max = 4\n", &["session-max", "sessions-max"]),
+    mistake("spyglassd", 2, "[rtsp]\nconnections-max = 8\n", &["connections-max", "sessions-max"]),
+    mistake("spyglassd", 2, "[web]\nlisten = \"0.0.0.0:8555\"\n", &["web.listen", "password-file"]),
+    mistake(
+        "spyglassd",
+        3,
+        "[[stream]]\nname = \"a\"\nsource = \"teleport:/dev/null\"\n",
+        &["source", "expected", "v4l:"],
+    ),
     mistake("sorterd", 1, "listen = \"6000\"\n", &["listen", "127.0.0.1:6000"]),
     mistake("sorterd", 1, "state-dir = \"here\"\n", &["state-dir", "absolute"]),
     mistake("sorterd", 2, "[limits]\nworker = 2\n", &["worker", "workers"]),
@@ -144,7 +160,7 @@ fn starting_with_a_mistake_ends_with_78() {
 #[test]
 fn unreadable_files() {
     let scratch = Scratch::new("tomlio");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd", "spyglassd"] {
         let daemon = Daemon::new(&scratch, name, &format!("{name}-none"), "");
         std::fs::remove_file(&daemon.config).unwrap();
         let output = daemon.command(&["--check"]).output().unwrap();
@@ -161,7 +177,7 @@ fn unreadable_files() {
 #[test]
 fn options() {
     let scratch = Scratch::new("options");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd", "spyglassd"] {
         let daemon = Daemon::new(&scratch, name, name, "");
         let output = daemon.command(&["--frobnicate"]).output().unwrap();
         assert_eq!(output.status.code(), Some(EX_USAGE));
@@ -177,7 +193,7 @@ fn options() {
 #[test]
 fn shipped_defaults_are_good() {
     let scratch = Scratch::new("shipped");
-    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd"] {
+    for name in ["mqfwd", "s3put", "faced", "sideloadd", "sorterd", "spyglassd"] {
         let shipped = e2e::env::root().join(format!("etc/{name}.toml"));
         // Folders that only exist once installed are the test's own.
         let text = std::fs::read_to_string(&shipped).unwrap_or_else(|e| panic!("{}: {e}", shipped.display()));

@@ -40,6 +40,7 @@ mod sorter_sessions;
 mod sorter_store;
 mod spyglass_encoders;
 mod spyglass_frames;
+mod spyglass_limits;
 mod spyglass_outputs;
 mod spyglass_rtsp;
 mod spyglass_soak;

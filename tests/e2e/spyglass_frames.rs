@@ -6,12 +6,12 @@ use std::time::Duration;
 use e2e::env::{root, run, wait_for};
 use e2e::scratch::Scratch;
 use e2e::skip;
-use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, message, python, report};
+use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, message, page, python, report};
 
 #[test]
 fn wrong_clients_are_told_why_and_hung_up_on() {
     let scratch = Scratch::new("spyw");
-    let spy = Spyglass::start(&scratch, "", "");
+    let (spy, port) = Spyglass::start_with_page(&scratch, "", "");
     let good = || hello("cam", (64, 48), 0, 1, 4);
     let mut broken = good();
     broken[3] = b'2';
@@ -53,6 +53,8 @@ fn wrong_clients_are_told_why_and_hung_up_on() {
         let error = client.error();
         assert!(error.contains(word), "{word}: {error}");
         spy.wait_state("cam", "STOPPED");
+        let streams: serde_json::Value = serde_json::from_str(&page(port, "streams.json")).unwrap();
+        assert_eq!(streams["streams"][0]["open"], false, "after {word}: {streams}");
     }
     assert_eq!(spy.daemon.status()["streams"].as_array().unwrap().len(), 1);
     spy.daemon.check_log();

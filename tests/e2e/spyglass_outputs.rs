@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::env::{self, wait_for};
-use e2e::net::free_port;
 use e2e::scratch::Scratch;
 use e2e::spyglass::{Spyglass, have_numpy};
 use e2e::{need, skip};
@@ -42,14 +41,9 @@ fn one_encode_feeds_page_pictures_players_and_files() {
         skip!("python3 with numpy is not installed (make deps)");
     }
     let scratch = Scratch::new("spyp");
-    let (port, videos) = (free_port(), scratch.dir("videos"));
+    let videos = scratch.dir("videos");
     let more = format!("[[stream]]\nname = \"kept\"\n[stream.record]\ndir = \"{}\"\n", videos.display());
-    let mut spy = Spyglass::start(&scratch, "", &more);
-    let config = std::fs::read_to_string(&spy.daemon.config).unwrap();
-    let config = config.replace("[web]\nlisten = \"\"", &format!("[web]\nlisten = \"127.0.0.1:{port}\""));
-    std::fs::write(&spy.daemon.config, config).unwrap();
-    assert!(spy.daemon.term().success());
-    spy.daemon.start_ready();
+    let (mut spy, port) = Spyglass::start_with_page(&scratch, "", &more);
     let web = |path: &str| format!("http://127.0.0.1:{port}/{path}");
     let _kept = spy.app("kept", (320, 180), 15, 60);
     let _cam = spy.app("cam", (640, 360), 15, 60);

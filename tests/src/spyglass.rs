@@ -1,6 +1,8 @@
 //! spyglassd under test: the daemon, applications that feed it (`tests/spyglass_app.py`), and viewers
 //! (`tests/spyglass_view.py`, which reads the bar code of each picture).
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +43,16 @@ impl Spyglass {
         let mut daemon = Daemon::new(scratch, "spyglassd", "spy", &toml);
         daemon.env("GST_REGISTRY", registry().to_string_lossy());
         Spyglass { daemon, port }
+    }
+
+    /// As [`start`](Spyglass::start), with the page at the port that is given back.
+    pub fn start_with_page(scratch: &Scratch, rtsp: &str, more: &str) -> (Spyglass, u16) {
+        let (mut spy, port) = (Self::new(scratch, rtsp, more), free_port());
+        let config = std::fs::read_to_string(&spy.daemon.config).unwrap();
+        let config = config.replace("[web]\nlisten = \"\"", &format!("[web]\nlisten = \"127.0.0.1:{port}\""));
+        std::fs::write(&spy.daemon.config, config).unwrap();
+        spy.daemon.start_ready();
+        (spy, port)
     }
 
     /// The frames socket.
@@ -124,6 +136,15 @@ pub fn python() -> Option<&'static str> {
         tried.is_ok_and(|output| output.status.success())
     };
     ["python3", "/usr/bin/python3"].into_iter().find(has)
+}
+
+/// The body of what the page at `port` answers.
+pub fn page(port: u16, path: &str) -> String {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(socket, "GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// A client that says what it likes.

@@ -24,7 +24,7 @@ use crate::frames::wire::Hello;
 use crate::mail::{self, Mail};
 use crate::outputs::Outputs;
 use crate::status::View;
-use crate::stream::{Producer, Step, Stream};
+use crate::stream::{Producer, Step, Stream, Wanted};
 
 const SIGNALS: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -115,9 +115,10 @@ impl<'a> Daemon<'a> {
             }
             daemon.streams.push(made);
         }
-        daemon.name_streams();
+        daemon.name_streams(now);
         for stream in daemon.streams.iter().filter(|s| s.config.source.is_some()) {
             daemon.outputs.announce(&stream.config.name, true);
+            daemon.outputs.show(&stream.config.name);
         }
         daemon.timers.set_or_cancel(Timer::Watchdog, daemon.notifier.alive(now));
         daemon.timers.set(Timer::Tick, now + TICK);
@@ -297,18 +298,14 @@ impl<'a> Daemon<'a> {
             match event {
                 port::Event::Hello(token, hello) => self.hello(token, &hello, now),
                 port::Event::Frame(token, frame, layout, bytes) => {
-                    if let Some(stream) = self.fed_by(token) {
-                        stream.frame(&frame, &layout, bytes, now);
-                    }
-                }
-                port::Event::Gone(token, why) => {
-                    if let Some(stream) = self.fed_by(token) {
-                        stream.end(&why);
+                    let Some(stream) = self.fed_by(token) else { continue };
+                    stream.frame(&frame, &layout, bytes, now);
+                    if stream.producer.as_mut().is_some_and(Producer::begins) {
                         let name = stream.config.name.clone();
-                        self.outputs.announce(&name, false);
-                        self.timers.set(Timer::Tick, now);
+                        self.outputs.show(&name);
                     }
                 }
+                port::Event::Gone(token, why) => self.leave(token, &why, now),
             }
         }
     }
@@ -317,37 +314,39 @@ impl<'a> Daemon<'a> {
         self.streams.iter_mut().find(|s| s.producer.is_some_and(|p| p.token == token))
     }
 
+    /// The application of this connection feeds its stream no longer, if it did.
+    fn leave(&mut self, token: Token, why: &str, now: Instant) {
+        let Some(stream) = self.fed_by(token) else { return };
+        stream.end(why);
+        let name = stream.config.name.clone();
+        self.outputs.announce(&name, false);
+        self.timers.set(Timer::Tick, now);
+    }
+
     fn hello(&mut self, token: Token, hello: &Hello, now: Instant) {
-        let at = match self.place(token, &hello.name) {
+        let at = match self.place(token, &hello.name, now) {
             Ok(at) => at,
-            Err(why) => return self.refuse(token, &why),
+            Err(why) => {
+                self.port.refuse(self.poll.registry(), token, &why);
+                return self.leave(token, &why, now);
+            }
         };
         if let Err(why) = self.port.grant(self.poll.registry(), token) {
             log::warn!("stream {}: an application can't be served: {why}", hello.name);
-            if self.streams[at].producer.is_some() {
-                self.streams[at].end(&why);
-            }
-            return;
+            return self.leave(token, &why, now);
         }
         let fps = (hello.fps.0 as i32, i32::try_from(hello.fps.1).unwrap_or(1).max(1));
         // Saying HELLO again for larger slots is the same session.
         match &mut self.streams[at].producer {
             Some(producer) => producer.fps = fps,
-            None => self.streams[at].begin(Producer { token, fps }),
+            None => self.streams[at].begin(Producer { token, fps, has_begun: false }),
         }
         self.outputs.announce(&hello.name, true);
         self.timers.set(Timer::Tick, now);
     }
 
-    fn refuse(&mut self, token: Token, why: &str) {
-        self.port.refuse(self.poll.registry(), token, why);
-        if let Some(stream) = self.fed_by(token) {
-            stream.end(why);
-        }
-    }
-
     /// The stream that this client may feed.
-    fn place(&mut self, token: Token, name: &str) -> Result<usize, String> {
+    fn place(&mut self, token: Token, name: &str, now: Instant) -> Result<usize, String> {
         if self.fed_by(token).is_some_and(|s| s.config.name != name) {
             return Err("one connection feeds one stream".to_owned());
         }
@@ -368,20 +367,23 @@ impl<'a> Daemon<'a> {
         };
         if self.streams.len() >= self.config.raw.limits.streams_max {
             let named = |s: &Stream| self.config.streams.iter().any(|c| c.name == s.config.name);
-            let idle = self.streams.iter().position(|s| !s.is_open() && !s.wanted.units && !named(s));
+            let closed = |s: &Stream| !s.is_open() && !named(s);
+            // One that somebody watches goes last, but goes: whoever stays with a page must not keep applications out.
+            let idle = self.streams.iter().position(|s| closed(s) && s.wanted == Wanted::default());
+            let idle = idle.or_else(|| self.streams.iter().position(closed));
             let Some(idle) = idle else { return Err("there are streams-max streams already".to_owned()) };
             let gone = self.streams.remove(idle);
             self.timers.cancel(&Timer::Stream(gone.id));
         }
         let stream = self.make(config);
         self.streams.push(stream);
-        self.name_streams();
+        self.name_streams(now);
         Ok(self.streams.len() - 1)
     }
 
-    fn name_streams(&mut self) {
+    fn name_streams(&mut self, now: Instant) {
         let names: Vec<String> = self.streams.iter().map(|s| s.config.name.clone()).collect();
-        self.outputs.set_streams(&names);
+        self.outputs.set_streams(&names, now);
     }
 
     fn status(&self, now: Instant) -> serde_json::Value {

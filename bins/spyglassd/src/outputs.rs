@@ -73,18 +73,31 @@ impl Outputs {
         });
     }
 
-    /// All streams there are.
-    pub fn set_streams(&mut self, names: &[String]) {
-        self.web.set_streams(names);
-    }
-
-    /// A stream can be watched (`open`), or can't.
-    pub fn announce(&mut self, name: &str, open: bool) {
+    /// All streams there are. Whoever watches another one is sent away.
+    pub fn set_streams(&mut self, names: &[String], now: Instant) {
         #[cfg(feature = "rtsp")]
         if let Some(rtsp) = &mut self.rtsp {
-            if open { rtsp.mount(name) } else { rtsp.unmount(name) }
+            rtsp.retain(names);
+        }
+        self.web.set_streams(names, now);
+    }
+
+    /// Frames of a stream may come from now on (`open`), or can't.
+    pub fn announce(&mut self, name: &str, open: bool) {
+        #[cfg(feature = "rtsp")]
+        if let Some(rtsp) = self.rtsp.as_mut().filter(|_| !open) {
+            rtsp.unmount(name);
         }
         self.web.set_open(name, open);
+    }
+
+    /// Frames of a stream come, or do so when somebody asks for them. An RTSP player waits with its DESCRIBE for the first
+    /// picture, so it is told at once that there is no such stream before that.
+    pub fn show(&mut self, name: &str) {
+        #[cfg(feature = "rtsp")]
+        if let Some(rtsp) = &mut self.rtsp {
+            rtsp.mount(name);
+        }
     }
 
     /// Who needs this stream now.
@@ -167,6 +180,11 @@ impl Outputs {
         viewers
     }
 
+    /// The stream's own sinks, each with what it says of itself.
+    pub fn sinks(&self, name: &str) -> impl Iterator<Item = (&'static str, Value)> {
+        self.sinks_of(name).iter().map(|sink| (sink.kind(), sink.status()))
+    }
+
     /// What the outputs say of this stream.
     #[must_use]
     pub fn status(&self, name: &str) -> Value {
@@ -178,7 +196,7 @@ impl Outputs {
                 "port": rtsp.port(),
                 "viewers": rtsp.viewers(name),
                 "wanted": rtsp.wants(name),
-                "units-dropped": rtsp.dropped(),
+                "units-dropped": rtsp.dropped(name),
             });
             all.insert("rtsp".to_owned(), rtsp);
         }
@@ -186,9 +204,7 @@ impl Outputs {
             let web = json!({ "port": address.port(), "viewers": self.web.viewers(name) });
             all.insert("web".to_owned(), web);
         }
-        for sink in self.sinks_of(name) {
-            all.insert(sink.kind().to_owned(), sink.status());
-        }
+        all.extend(self.sinks(name).map(|(kind, status)| (kind.to_owned(), status)));
         Value::Object(all)
     }
 
@@ -206,6 +222,7 @@ fn rtsp(config: &Config, mail: &Sender) -> Result<Option<crate::rtsp::Server>, F
         listen,
         udp: raw.udp,
         sessions_max: raw.sessions_max,
+        connections_max: raw.connections_max as usize,
         queue_bytes: raw.queue_bytes.0,
         users: config.users.clone(),
     };

@@ -11,6 +11,7 @@ use rustix::process::{getpriority_process, setpriority_process};
 
 use crate::config::{Config, StreamConfig};
 use crate::daemon::Daemon;
+use crate::pipeline::chain::Settings;
 use crate::sources::{self, SourceSpec};
 
 /// How far its threads stand behind the application's (`nice(2)`); the unit says the same.
@@ -100,6 +101,16 @@ fn check(config: &Config) -> Result<Vec<String>, Failure> {
     if config.raw.encoder.kind != encoder {
         warnings.push(format!("encoder \"auto\" is {} on this machine", encoder.element()));
     }
+    let e = &config.raw.encoder;
+    let settings = Settings {
+        kind: encoder,
+        preset: e.preset.clone(),
+        threads: e.threads,
+        bitrate_kbit: 1000,
+        gop_frames: 60,
+        fit: e.fit,
+    };
+    settings.check().map_err(Failure::config)?;
     let blurs = |stream: &StreamConfig| stream.privacy.is_some();
     if let Some(privacy) = config.other.as_ref().and_then(|other| other.privacy.as_ref()) {
         crate::privacy::finder(privacy).map_err(|why| Failure::config(format!("privacy: {why}")))?;

@@ -1,35 +1,43 @@
 //! RTSP: `rtsp://host:port/<name>`, through gst-rtsp-server on a GLib thread of its own.
 //!
 //! All viewers of a stream share one medium, which takes the encoder's units as they are. A stream's address exists
-//! while its producer is there; a viewer who is connected when the producer goes waits, and sees it come back.
+//! from its producer's first frame until it goes; a viewer who is connected then waits, and sees it come back.
 //! Owns: the server, its thread, and one appsrc a medium. Invariants: a medium begins with a key frame and, after a
 //! gap, goes on with one; its units are never in the future of its clock, so that nothing waits for it; a medium that
-//! does not take its units loses them, and only it. Never: encodes, blocks the caller.
+//! does not take its units loses them, and only it; connections are bounded, each has a thread of its own, so that one
+//! whose medium is waited for keeps nobody else waiting, and nothing wakes up while there is none.
+//! Never: encodes, blocks the caller.
+
+mod clients;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use edge::log::Throttle;
 
 use gst::prelude::*;
 use gst::{ClockTime, glib};
 use gst_app::AppSrc;
-use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans};
+use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::{
     RTSP_PERM_MEDIA_FACTORY_ACCESS, RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, RTSP_TOKEN_MEDIA_FACTORY_ROLE,
-    RTSPAuth, RTSPMedia, RTSPMediaFactory, RTSPMountPoints, RTSPServer, RTSPSessionPool, RTSPThreadPool,
-    RTSPToken,
+    RTSPAuth, RTSPClient, RTSPMedia, RTSPMediaFactory, RTSPMountPoints, RTSPServer, RTSPSession,
+    RTSPSessionPool, RTSPThreadPool, RTSPToken,
 };
 
 use crate::config::access::Users;
 use crate::unit::Unit;
+use clients::Clients;
 
 /// Who has a password, has this role.
 const ROLE: &str = "viewer";
-/// Threads for clients; one whose first picture is waited for occupies its thread.
-const THREADS: i32 = 16;
-/// How often dead sessions are looked for, in seconds.
+/// How often dead sessions and connections that do not play are looked for while there are any, in seconds.
 const CLEAN_S: u32 = 5;
+/// Connections that wait for the server to take them up.
+const BACKLOG: i32 = 128;
 
 /// What the server is told.
 #[derive(Debug, Clone)]
@@ -40,6 +48,8 @@ pub struct RtspConfig {
     pub udp: bool,
     /// Viewers at once.
     pub sessions_max: u32,
+    /// Connections at once, those that do not play included.
+    pub connections_max: usize,
     /// Bytes that may wait for a medium.
     pub queue_bytes: u64,
     /// Who may watch; `None` = everybody.
@@ -82,15 +92,20 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-#[derive(Default)]
 struct State {
     feeds: Vec<Feed>,
-    /// What each client plays.
-    playing: HashMap<usize, String>,
+    clients: Clients<Handle>,
+    /// The timer that looks for those that have to go runs.
+    looks: bool,
+    turned_away: Throttle,
     joined: Vec<String>,
-    dropped: u64,
+    /// Units that media did not take, by stream.
+    dropped: HashMap<String, u64>,
     next: u64,
 }
+
+/// What a connection is closed by.
+type Handle = glib::WeakRef<RTSPClient>;
 
 /// A medium's way in.
 struct Feed {
@@ -124,14 +139,25 @@ impl Server {
     /// # Errors
     /// [`RtspError`].
     pub fn start(config: RtspConfig, wake: impl Fn() + Send + Sync + 'static) -> Result<Server, RtspError> {
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Box::new(wake) });
+        let state = State {
+            feeds: Vec::new(),
+            clients: Clients::new(config.connections_max),
+            looks: false,
+            turned_away: Throttle::new(Duration::from_secs(60)),
+            joined: Vec::new(),
+            dropped: HashMap::new(),
+            next: 0,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Box::new(wake) });
         let server = RTSPServer::new();
         server.set_address(&config.listen.ip().to_string());
         server.set_service(&config.listen.port().to_string());
+        // Of those that come at once; whom the kernel has no room for tries again a second later, and later still.
+        server.set_backlog(BACKLOG);
         let mounts = RTSPMountPoints::new();
         server.set_mount_points(Some(&mounts));
         let threads = RTSPThreadPool::new();
-        threads.set_max_threads(THREADS);
+        threads.set_max_threads(i32::try_from(config.connections_max).unwrap_or(i32::MAX));
         server.set_thread_pool(Some(&threads));
         let pool = RTSPSessionPool::new();
         pool.set_max_sessions(config.sessions_max);
@@ -139,15 +165,10 @@ impl Server {
         if let Some(users) = &config.users {
             server.set_auth(Some(&auth(users)));
         }
-        watch_clients(&server, &shared);
         let context = glib::MainContext::new();
+        watch_clients(&server, &shared, &pool, &context);
         let attached =
             server.attach(Some(&context)).map_err(|e| RtspError::Listen(config.listen, e.to_string()))?;
-        let cleaner = glib::timeout_source_new_seconds(CLEAN_S, None, glib::Priority::DEFAULT, move || {
-            pool.cleanup();
-            glib::ControlFlow::Continue
-        });
-        cleaner.attach(Some(&context));
         let main_loop = glib::MainLoop::new(Some(&context), false);
         let (looped, its) = (main_loop.clone(), context.clone());
         let thread = std::thread::Builder::new()
@@ -195,6 +216,21 @@ impl Server {
         self.mounts.remove_factory(&format!("/{name}"));
     }
 
+    /// These streams there are; viewers of others are sent away, and nothing is kept for them.
+    pub fn retain(&mut self, names: &[String]) {
+        let gone: Vec<String> = self.factories.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in &gone {
+            self.unmount(name);
+            self.factories.remove(name);
+        }
+        let mut state = self.shared.lock();
+        state.joined.retain(|name| names.contains(name));
+        state.dropped.retain(|name, _| names.contains(name));
+        let viewers = gone.iter().flat_map(|name| state.clients.of(name)).collect();
+        drop(state);
+        close_soon(viewers, &self.context);
+    }
+
     /// Whether somebody watches, or is about to.
     #[must_use]
     pub fn wants(&self, name: &str) -> bool {
@@ -213,13 +249,13 @@ impl Server {
     /// Viewers that play this stream.
     #[must_use]
     pub fn viewers(&self, name: &str) -> usize {
-        self.shared.lock().playing.values().filter(|n| *n == name).count()
+        self.shared.lock().clients.of(name).len()
     }
 
-    /// Units that media did not take.
+    /// Units of this stream that media did not take.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.shared.lock().dropped
+    pub fn dropped(&self, name: &str) -> u64 {
+        self.shared.lock().dropped.get(name).copied().unwrap_or(0)
     }
 
     /// A unit for whoever watches.
@@ -229,7 +265,9 @@ impl Server {
         for feed in state.feeds.iter_mut().filter(|feed| feed.name == name) {
             dropped += u64::from(!feed.push(unit, self.config.queue_bytes));
         }
-        state.dropped += dropped;
+        if dropped > 0 {
+            *state.dropped.entry(name.to_owned()).or_default() += dropped;
+        }
     }
 
     fn factory(&self, name: &str) -> RTSPMediaFactory {
@@ -291,27 +329,92 @@ fn auth(users: &Users) -> RTSPAuth {
     auth
 }
 
-/// Counts who plays what, and asks for a key frame when somebody begins.
-fn watch_clients(server: &RTSPServer, shared: &Arc<Shared>) {
-    let shared = Arc::clone(shared);
+/// Counts who is there and who plays what, and asks for a key frame when somebody begins.
+fn watch_clients(
+    server: &RTSPServer,
+    shared: &Arc<Shared>,
+    pool: &RTSPSessionPool,
+    context: &glib::MainContext,
+) {
+    let (shared, pool, context) = (Arc::clone(shared), pool.clone(), context.clone());
     server.connect_client_connected(move |_, client| {
-        let id = client.as_ptr() as usize;
-        let (plays, stops, gone) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
+        let now = Instant::now();
+        let mut state = shared.lock();
+        let (id, victim) = state.clients.join(client.downgrade(), now);
+        let told = victim.as_ref().and_then(|_| state.turned_away.event(now));
+        let looks = std::mem::replace(&mut state.looks, true);
+        drop(state);
+        if let Some(held) = told {
+            let more = if held == 0 { String::new() } else { format!(" ({held} more since the last line)") };
+            log::warn!(
+                "RTSP: a connection that plays nothing is closed: there are rtsp.connections-max{more}"
+            );
+        }
+        close_soon(victim.into_iter().collect(), &context);
+        if !looks {
+            look_for_the_dead(&shared, &pool, &context);
+        }
+        let (asks, plays, stops, gone) =
+            (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
+        client.connect_pre_describe_request(move |_, _| {
+            asks.lock().clients.asks(id);
+            RTSPStatusCode::Ok
+        });
         client.connect_play_request(move |_, context| {
             // The empty part before the first slash, the name, and perhaps a control path of the one stream.
             let parts = context.uri().map(|uri| uri.decode_path_components()).unwrap_or_default();
             let name = parts.get(1).map(ToString::to_string).unwrap_or_default();
-            plays.lock().playing.insert(id, name.clone());
+            plays.lock().clients.plays(id, &name);
             plays.join(&name);
         });
         client.connect_teardown_request(move |_, _| {
-            stops.lock().playing.remove(&id);
+            stops.lock().clients.stops(id, Instant::now());
         });
+        let sessions: Arc<Mutex<Vec<glib::WeakRef<RTSPSession>>>> = Arc::default();
+        let begun = Arc::clone(&sessions);
+        client.connect_new_session(move |_, session| {
+            begun.lock().unwrap_or_else(PoisonError::into_inner).push(session.downgrade());
+        });
+        let pool = pool.clone();
         client.connect_closed(move |_| {
-            gone.lock().playing.remove(&id);
+            gone.lock().clients.gone(id);
+            // A session without its connection plays no longer, but would keep a viewer's place for a minute.
+            let ended = std::mem::take(&mut *sessions.lock().unwrap_or_else(PoisonError::into_inner));
+            for session in ended.iter().filter_map(glib::WeakRef::upgrade) {
+                // It may have gone by itself.
+                let _ = pool.remove(&session);
+            }
             (gone.wake)();
         });
     });
+}
+
+/// Closes connections from the server's thread, after what it is doing: one that has just come is not in use before that.
+fn close_soon(clients: Vec<Handle>, context: &glib::MainContext) {
+    if clients.is_empty() {
+        return;
+    }
+    let close = glib::idle_source_new(None, glib::Priority::DEFAULT, move || {
+        clients.iter().filter_map(glib::WeakRef::upgrade).for_each(|client| client.close());
+        glib::ControlFlow::Break
+    });
+    close.attach(Some(context));
+}
+
+/// Looks for dead sessions and for connections that do not play, until there is neither.
+fn look_for_the_dead(shared: &Arc<Shared>, pool: &RTSPSessionPool, context: &glib::MainContext) {
+    let (shared, pool) = (Arc::clone(shared), pool.clone());
+    let timer = glib::timeout_source_new_seconds(CLEAN_S, None, glib::Priority::DEFAULT, move || {
+        pool.cleanup();
+        let late = shared.lock().clients.late(Instant::now());
+        // Without the lock: each says that it is gone.
+        late.iter().filter_map(glib::WeakRef::upgrade).for_each(|client| client.close());
+        let sessions = pool.n_sessions();
+        let mut state = shared.lock();
+        state.looks = sessions > 0 || !state.clients.is_empty();
+        if state.looks { glib::ControlFlow::Continue } else { glib::ControlFlow::Break }
+    });
+    timer.attach(Some(context));
 }
 
 /// A medium is made: its way in is remembered until it ends.
@@ -394,6 +497,7 @@ mod tests {
                     listen: "127.0.0.1:0".parse().unwrap(),
                     udp: false,
                     sessions_max: 4,
+                    connections_max: 4,
                     queue_bytes: 1 << 20,
                     users: None,
                 };

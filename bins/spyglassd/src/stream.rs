@@ -62,6 +62,15 @@ pub struct Producer {
     pub token: Token,
     /// Frames a second as it said; 0 = unknown.
     pub fps: (i32, i32),
+    /// Its first frame has come.
+    pub has_begun: bool,
+}
+
+impl Producer {
+    /// A frame has come: true at the first one.
+    pub fn begins(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_begun, true)
+    }
 }
 
 /// One stream.
@@ -339,7 +348,9 @@ impl Stream {
     fn complain(&mut self, why: &str, now: Instant) {
         let name = &self.config.name;
         if let Some(left_out) = self.complain.event(now) {
-            log::error!("stream {name}: {why} ({left_out} such lines left out)");
+            let more =
+                if left_out == 0 { String::new() } else { format!(" ({left_out} such lines left out)") };
+            log::error!("stream {name}: {why}{more}");
         }
     }
 }

@@ -81,7 +81,7 @@ fn serve(
     let (stop, viewers, connections, wanted) = shared;
     let mut poll = Poll::new().unwrap();
     let mut web = Web::bind(config, poll.registry(), users).unwrap();
-    web.set_streams(&["gate".to_owned(), "yard".to_owned()]);
+    web.set_streams(&["gate".to_owned(), "yard".to_owned()], Instant::now());
     told.send(web.address().unwrap()).unwrap();
     let keys: Vec<usize> = (0..units.len()).filter(|n| units[*n].key).collect();
     let start = Instant::now();

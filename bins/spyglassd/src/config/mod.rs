@@ -17,7 +17,7 @@ use crate::core::CoreConfig;
 use crate::frames::port::PortConfig;
 use crate::frames::ring::SLOTS_MAX;
 use crate::frames::wire;
-use crate::pipeline::chain::{Fit, Settings};
+use crate::pipeline::chain::{Fit, PRESETS, Settings};
 use crate::sources::SourceSpec;
 use access::Users;
 use raw::{Raw, RawStream};
@@ -144,15 +144,15 @@ impl Config {
 
 fn check_ranges(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
     let Raw { frames: f, encoder: e, rtsp: r, limits: l, .. } = &loaded.raw;
-    let name = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let checks: [(&str, bool, &str); 19] = [
+    let presets = format!("one of x264's presets: {}", PRESETS.join(", "));
+    let checks: [(&str, bool, &str); 20] = [
         ("frames.producers-max", (1..=1024).contains(&f.producers_max), "an integer from 1 to 1024"),
         ("frames.hello-timeout-ms", f.hello_timeout_ms >= 100, "at least 100 milliseconds"),
         ("frames.slots", (2..=SLOTS_MAX).contains(&f.slots), "an integer from 2 to 32"),
         ("frames.slot-bytes-max", (4096..=1 << 30).contains(&f.slot_bytes_max.0), "from 4 KiB to 1 GiB"),
         ("frames.width-max", (16..=16_384).contains(&f.width_max), "pixels from 16 to 16384"),
         ("frames.height-max", (16..=16_384).contains(&f.height_max), "pixels from 16 to 16384"),
-        ("encoder.preset", name(&e.preset), "a preset of x264, such as \"superfast\""),
+        ("encoder.preset", PRESETS.contains(&e.preset.as_str()), &presets),
         ("encoder.threads", e.threads <= 64, "an integer from 0 to 64"),
         ("encoder.bitrate-kbit", e.bitrate_kbit <= 1_000_000, "kilobits a second from 0 to 1000000"),
         (
@@ -173,6 +173,11 @@ fn check_ranges(loaded: &Loaded<Raw>) -> Result<(), config::Error> {
             "at least 100 milliseconds and at most retry-max-ms",
         ),
         ("rtsp.sessions-max", (1..=10_000).contains(&r.sessions_max), "an integer from 1 to 10000"),
+        (
+            "rtsp.connections-max",
+            (r.sessions_max..=10_000).contains(&r.connections_max),
+            "an integer from that of sessions-max to 10000",
+        ),
         ("rtsp.queue-bytes", r.queue_bytes.0 >= 64 * 1024, "at least 64 KiB"),
         ("limits.streams-max", (1..=256).contains(&l.streams_max), "an integer from 1 to 256"),
         ("limits.stall-ms", l.stall_ms >= 500, "at least 500 milliseconds"),
@@ -314,8 +319,17 @@ mod tests {
             ("[rtsp]\nlisten = \"0.0.0.0:8554\"", "rtsp.listen: listening on 0.0.0.0:8554"),
             ("[encoder]\nkind = \"h265\"", "encoder.kind"),
             ("[encoder]\npreset = \"a ! b\"", "encoder.preset"),
+            (
+                "[encoder]\npreset = \"nonsense\"",
+                "encoder.preset: expected one of x264's presets: ultrafast, superfast",
+            ),
             ("[frames]\nmode = \"9\"", "frames.mode"),
             ("[frames]\nslots = 33", "frames.slots"),
+            ("[rtsp]\nconnections-max = 0", "rtsp.connections-max"),
+            (
+                "[rtsp]\nsessions-max = 65",
+                "rtsp.connections-max: expected an integer from that of sessions-max",
+            ),
             ("[[stream]]\nname = \"a/b\"", "stream[0].name"),
             ("[[stream]]\nname = \"a\"\n[[stream]]\nname = \"a\"", "stream[1].name"),
             ("[[stream]]\nname = \"a\"\nwidth = 3", "width and height together"),

@@ -127,6 +127,7 @@ pub struct RawRtsp {
     pub listen: String,
     pub udp: bool,
     pub sessions_max: u32,
+    pub connections_max: u32,
     pub queue_bytes: Size,
 }
 
@@ -136,6 +137,7 @@ impl Default for RawRtsp {
             listen: "127.0.0.1:8554".to_owned(),
             udp: true,
             sessions_max: 32,
+            connections_max: 64,
             queue_bytes: Size::mib(4),
         }
     }

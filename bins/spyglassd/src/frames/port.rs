@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edge::log::Throttle;
 use edge::net::Tokens;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -23,6 +24,8 @@ use super::wire::{BYTES_MAX, Frame, Hello, Message};
 
 /// Messages read from a connection before others get their turn.
 const BUDGET: usize = 64;
+/// How long nobody is let in after the system refused it: the process may have no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The bounds; `etc/spyglassd.toml` explains them.
 #[derive(Debug, Clone)]
@@ -82,6 +85,9 @@ pub struct Port {
     /// Those with more to read than their turn allowed.
     again: Vec<Token>,
     refused: u64,
+    /// Clients wait whom the system did not let in: the poll speaks of them once.
+    accept_at: Option<Instant>,
+    no_accept: Throttle,
 }
 
 #[derive(Debug)]
@@ -125,7 +131,16 @@ impl Port {
         registry
             .register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)
             .map_err(fail("poll it"))?;
-        Ok(Port { config, listener, token, clients: BTreeMap::new(), again: Vec::new(), refused: 0 })
+        Ok(Port {
+            config,
+            listener,
+            token,
+            clients: BTreeMap::new(),
+            again: Vec::new(),
+            refused: 0,
+            accept_at: None,
+            no_accept: Throttle::new(Duration::from_secs(60)),
+        })
     }
 
     /// Whether an event with this token is for [`Port::ready`].
@@ -138,7 +153,7 @@ impl Port {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let silent = self.clients.values().filter(|c| c.granted.is_none());
-        silent.map(|c| c.since + self.config.hello_timeout).min()
+        silent.map(|c| c.since + self.config.hello_timeout).chain(self.accept_at).min()
     }
 
     /// Whether [`Port::resume`] has work.
@@ -178,12 +193,15 @@ impl Port {
         }
     }
 
-    /// Hangs up on whoever says nothing.
+    /// Hangs up on whoever says nothing, and lets in who waits.
     pub fn timer(&mut self, registry: &Registry, now: Instant, events: &mut Vec<Event>) {
         let late = |c: &Client| c.granted.is_none() && c.since + self.config.hello_timeout <= now;
         let late: Vec<Token> = self.clients.iter().filter(|(_, c)| late(c)).map(|(t, _)| *t).collect();
         for token in late {
             self.hang_up(registry, token, "no HELLO came", events);
+        }
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(registry, now);
         }
     }
 
@@ -223,13 +241,22 @@ impl Port {
     }
 
     fn accept(&mut self, registry: &Registry, now: Instant) {
+        self.accept_at = None;
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = match net::accept_with(&self.listener, flags) {
                 Ok(socket) => socket,
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(Errno::AGAIN) => return,
-                Err(error) => return log::warn!("frames socket: can't accept a client: {error}"),
+                Err(error) => {
+                    self.accept_at = Some(now + ACCEPT_PAUSE);
+                    if self.no_accept.event(now).is_some() {
+                        log::warn!(
+                            "frames socket: can't let an application in: {error}; tried again each second"
+                        );
+                    }
+                    return;
+                }
             };
             if self.clients.len() >= self.config.producers_max {
                 self.refused += 1;

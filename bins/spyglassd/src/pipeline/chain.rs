@@ -28,6 +28,20 @@ pub enum Kind {
 /// The order of [`Kind::Auto`]: hardware first, then what costs least.
 const PREFERRED: [Kind; 4] = [Kind::Nvv4l2h264enc, Kind::V4l2h264enc, Kind::X264, Kind::Openh264];
 
+/// x264's speed presets, the fastest first.
+pub const PRESETS: [&str; 10] = [
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+];
+
 /// What is done with frames of another size than the stream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +143,19 @@ impl Kind {
 }
 
 impl Settings {
+    /// Whether the pipeline can be built as it is set.
+    ///
+    /// # Errors
+    /// [`PipelineError`]; in words, the key of `[encoder]` that the encoder does not take, where it is one.
+    pub fn check(&self) -> Result<(), String> {
+        let Err(error) = super::parse(&self.text((64, 64), (64, 64))) else { return Ok(()) };
+        let text = error.to_string();
+        let keys = [("speed-preset", "preset"), ("threads", "threads"), ("multi-thread", "threads")];
+        let named = |property: &str| text.contains(&format!("set property \"{property}\""));
+        let key = keys.iter().find(|(property, _)| named(property)).map(|(_, key)| format!(".{key}"));
+        Err(format!("encoder{}: {text}", key.unwrap_or_default()))
+    }
+
     /// The pipeline from frames of `from` pixels to units of `to` pixels (even numbers).
     #[must_use]
     pub fn text(&self, from: (u32, u32), to: (u32, u32)) -> String {
@@ -215,6 +242,16 @@ mod tests {
         assert!(stretched.text((320, 200), (640, 480)).contains("add-borders=false"));
         assert_eq!(even((641, 480)), (642, 480));
         assert_eq!(even((1, 2)), (16, 16));
+    }
+
+    #[test]
+    fn a_key_that_the_encoder_does_not_take_is_named() {
+        crate::pipeline::init().unwrap();
+        for preset in PRESETS {
+            Settings { preset: preset.to_owned(), ..settings(Kind::X264) }.check().unwrap();
+        }
+        let wrong = Settings { preset: "nonsense".to_owned(), ..settings(Kind::X264) }.check().unwrap_err();
+        assert!(wrong.starts_with("encoder.preset: ") && wrong.contains("nonsense"), "{wrong}");
     }
 
     #[test]

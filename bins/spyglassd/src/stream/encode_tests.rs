@@ -46,7 +46,7 @@ impl Rig {
     }
 
     fn begin(&mut self) {
-        self.stream.begin(Producer { token: Token(5), fps: (30, 1) });
+        self.stream.begin(Producer { token: Token(5), fps: (30, 1), has_begun: false });
     }
 
     fn frame(&mut self, slot: u32) {

@@ -9,6 +9,7 @@ mod pages;
 mod stream;
 mod view;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub use pages::Users;
 
 use crate::unit::Unit;
 use pages::{BOUNDARY, Pages};
+use view::View;
 
 /// What the daemon says of itself, when it is asked.
 pub type Status<'a> = &'a mut dyn FnMut() -> serde_json::Value;
@@ -84,11 +86,25 @@ impl Web {
         self.address
     }
 
-    /// The streams there are; those that were there keep their viewers.
-    pub fn set_streams(&mut self, names: &[String]) {
-        self.pages.streams.retain(|name, _| names.contains(name));
+    /// The streams there are; those that were there keep their viewers, and those of others are sent away.
+    pub fn set_streams(&mut self, names: &[String], now: Instant) {
+        let all = std::mem::take(&mut self.pages.streams);
+        let (kept, gone) = all.into_iter().partition(|(name, _)| names.contains(name));
+        self.pages.streams = kept;
         for name in names {
             self.pages.streams.entry(name.clone()).or_default();
+        }
+        let gone: BTreeMap<String, stream::Stream> = gone;
+        for stream in gone.into_values() {
+            for token in stream.viewers.into_iter().chain(stream.jpeg_viewers) {
+                let Some(client) = self.conns.client(token) else { continue };
+                client.state = View::default();
+                client.http.abort();
+                self.conns.pump(token, &mut self.pages, now);
+            }
+            for (token, _) in stream.jpeg_waiting {
+                self.respond(token, &Response::text(503, "the stream has gone"), now);
+            }
         }
     }
 
