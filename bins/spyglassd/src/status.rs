@@ -1,6 +1,10 @@
 //! What the program says about itself: STATUS, `/status`, `/metrics`.
 //!
+//! - [`sinks`]: what of that is a sink's
+//!
 //! Owns: names and shapes. Never: changes anything.
+
+mod sinks;
 
 use std::time::Instant;
 
@@ -8,6 +12,7 @@ use edge::clock::rfc3339_ms;
 use edge::ctl::{Metrics, Reply};
 use serde_json::{Value, json};
 
+use crate::core::Drops;
 use crate::outputs::Outputs;
 use crate::stream::Stream;
 
@@ -57,9 +62,16 @@ impl View<'_> {
         if fps_in > 0.0 {
             line += &format!(", {fps_in:.0} fps in, {fps_out:.0} out");
         }
+        if let Some(us) = stream.core.delay_us(0.5) {
+            line += &format!(", {} ms", us.div_ceil(1000));
+        }
         let viewers = self.outputs.viewers(&stream.config.name);
         if viewers > 0 {
             line += &format!(", {viewers} viewers");
+        }
+        line += &dropped(&stream.core.counts().drops);
+        for (kind, status) in self.outputs.sinks(&stream.config.name) {
+            line += &format!(", {}", sinks::line(kind, &status));
         }
         line
     }
@@ -106,10 +118,7 @@ impl View<'_> {
             "key-frames": c.keys,
             "bytes": c.bytes,
             "sessions": c.sessions,
-            "drops": {
-                "no-slot": d.no_slot, "unwanted": d.unwanted, "warmup": d.warmup,
-                "encoder-slow": d.slow, "encoder-failed": d.failed,
-            },
+            "drops": serde_json::Map::from_iter(causes(d).map(|(cause, n)| (cause.to_owned(), n.into()))),
             "delay-ms": { "p50": ms(0.5), "p95": ms(0.95), "max": ms(1.0) },
             "encoder": encoding,
             "privacy": privacy,
@@ -133,14 +142,7 @@ impl View<'_> {
             ] {
                 m.counter(metric, help, &labels, value);
             }
-            let d = &c.drops;
-            for (cause, value) in [
-                ("no-slot", d.no_slot),
-                ("unwanted", d.unwanted),
-                ("warmup", d.warmup),
-                ("encoder-slow", d.slow),
-                ("encoder-failed", d.failed),
-            ] {
+            for (cause, value) in causes(&c.drops) {
                 let labels = [("stream", name), ("cause", cause)];
                 m.counter("spyglassd_frames_dropped_total", "Frames not encoded.", &labels, value);
             }
@@ -156,6 +158,9 @@ impl View<'_> {
                     m.gauge("spyglassd_delay_seconds", "From frame to unit.", &labels, us as f64 / 1e6);
                 }
             }
+            for (kind, status) in self.outputs.sinks(name) {
+                sinks::metrics(&mut m, name, kind, &status);
+            }
         }
         m.counter("spyglassd_refused_total", "Connections refused at the frames socket.", &[], self.refused);
         m.counter("spyglassd_lost_total", "Units that the loop was too slow for.", &[], self.lost);
@@ -166,5 +171,35 @@ impl View<'_> {
             self.now.saturating_duration_since(self.begun).as_secs_f64(),
         );
         m
+    }
+}
+
+/// Frames that were not encoded, by cause.
+fn causes(d: &Drops) -> [(&'static str, u64); 5] {
+    [
+        ("no-slot", d.no_slot),
+        ("unwanted", d.unwanted),
+        ("warmup", d.warmup),
+        ("encoder-slow", d.slow),
+        ("encoder-failed", d.failed),
+    ]
+}
+
+/// The causes that there are, for the line.
+fn dropped(d: &Drops) -> String {
+    let all = causes(d).into_iter().filter(|(_, n)| *n > 0);
+    let all: Vec<String> = all.map(|(cause, n)| format!("{n} {cause}")).collect();
+    if all.is_empty() { String::new() } else { format!(", dropped {}", all.join(" ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_told_by_cause_where_there_are_any() {
+        assert_eq!(dropped(&Drops::default()), "");
+        let drops = Drops { no_slot: 2, slow: 7, ..Drops::default() };
+        assert_eq!(dropped(&drops), ", dropped 2 no-slot 7 encoder-slow");
     }
 }

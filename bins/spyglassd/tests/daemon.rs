@@ -111,6 +111,9 @@ fn what_was_kept_on_disk_before_a_crash_is_sent_and_credentials_are_followed() {
     wait_for("a connection with them", LONG, || {
         rig.events("connection").iter().any(|e| e["access"] == format!("{KEY_ID}2")).then_some(())
     });
+    let persisted = daemon.metric("spyglassd_sink_last_persisted_seconds") as u64;
+    assert!(persisted >= killed_ms / 1000, "{persisted}");
+    assert!(daemon.metric("spyglassd_sink_credentials_expire_seconds") as u64 > persisted + 3000);
     let shown = daemon.status().to_string() + &daemon.metrics();
     let printed = daemon.command(&["--print-config"]).output().unwrap();
     let shown = shown + &String::from_utf8_lossy(&printed.stdout);

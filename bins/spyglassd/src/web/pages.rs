@@ -31,6 +31,7 @@ const INDEX: &str = concat!(include_str!("head.html"), include_str!("index.html"
 const PLAYER: &str = concat!(include_str!("head.html"), include_str!("player.html"));
 const SCRIPT: &str = include_str!("app.js");
 const STYLE: &str = include_str!("app.css");
+const ICON: &str = include_str!("icon.svg");
 
 /// The service behind the connections.
 pub struct Pages {
@@ -85,6 +86,7 @@ impl Pages {
             "/" => page(HTML, INDEX),
             "/app.js" => page("text/javascript; charset=utf-8", SCRIPT),
             "/app.css" => page("text/css; charset=utf-8", STYLE),
+            "/icon.svg" => page("image/svg+xml", ICON),
             "/streams.json" => Some(Response::json(200, &self.list(now))),
             "/status.json" => {
                 self.status_waiting.push(client.token);
