@@ -42,6 +42,7 @@ mod spyglass_encoders;
 mod spyglass_frames;
 mod spyglass_limits;
 mod spyglass_outputs;
+mod spyglass_pictures;
 mod spyglass_rtsp;
 mod spyglass_soak;
 mod store;

@@ -2,6 +2,7 @@
 //!
 //! `SOAK_S` seconds (40); half an hour shows what a minute can't.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::env::wait_for;
@@ -16,23 +17,35 @@ fn holds(pid: u32) -> (usize, usize) {
     (count("task"), count("fd"))
 }
 
-/// One round: an application, three viewers that stay for a while, one of which is killed.
-fn round(spy: &Spyglass, n: u32) {
+/// One round: an application that is killed every other time, and viewers of each kind that stay for a while.
+fn round(spy: &Spyglass, page: u16, n: u32) {
     let mut app = spy.app("cam", (320, 180), 15, 30);
     spy.wait_state("cam", "WAITING");
     let viewers: Vec<Process> = [("ffmpeg", "tcp"), ("ffmpeg", "udp"), ("gst", "tcp")]
         .map(|(player, transport)| spy.viewer(player, transport, &spy.url("cam"), 3))
         .into();
+    let pages: Vec<Process> = ["mp4", "mjpg"].map(|kind| watch(page, kind)).into();
     spy.wait_state("cam", "STREAMING");
+    wait_for("viewers of the page", Duration::from_secs(30), || {
+        (spy.stream("cam")["outputs"]["web"]["viewers"] == 2).then_some(())
+    });
     for mut viewer in viewers {
         viewer.wait_exit(Duration::from_secs(30));
     }
+    // They would watch for ever.
+    drop(pages);
     if n.is_multiple_of(2) {
         app.kill9();
     } else {
         app.term(Duration::from_secs(10));
     }
     spy.wait_state("cam", "STOPPED");
+}
+
+/// A viewer of the page that keeps nothing of what it sees.
+fn watch(page: u16, kind: &str) -> Process {
+    let url = format!("http://127.0.0.1:{page}/cam.{kind}");
+    Process::start("curl", Command::new("curl").args(["-s", "-f", "-o", "/dev/null", &url]))
 }
 
 /// The median of the n-th third (0 to 2) of what was seen.
@@ -44,17 +57,17 @@ fn third(seen: &[u64], n: usize) -> u64 {
 
 #[test]
 fn viewers_and_applications_leave_nothing_behind() {
-    need!("ffmpeg", "gst-launch-1.0");
+    need!("ffmpeg", "gst-launch-1.0", "curl");
     if !have_numpy() {
         skip!("python3 with numpy is not installed (make deps)");
     }
     let seconds = std::env::var("SOAK_S").ok().and_then(|s| s.parse().ok()).unwrap_or(40);
     let scratch = Scratch::new("spys");
-    let spy = Spyglass::start(&scratch, "", "[encoder]\nidle-close-ms = 500\n");
+    let (spy, page) = Spyglass::start_with_page(&scratch, "", "[encoder]\nidle-close-ms = 500\n");
     let pid = spy.daemon.process().pid();
     // What is made once and kept: GStreamer's plug-ins, its thread pools.
     for n in 0..2 {
-        round(&spy, n);
+        round(&spy, page, n);
     }
     let settled = || {
         let mut last = (holds(pid), Instant::now());
@@ -71,7 +84,7 @@ fn viewers_and_applications_leave_nothing_behind() {
     let begun = Instant::now();
     let mut resident = Vec::new();
     while begun.elapsed() < Duration::from_secs(seconds) {
-        round(&spy, resident.len() as u32);
+        round(&spy, page, resident.len() as u32);
         let (now, kb) = (holds(pid), Usage::of(pid).rss_kb);
         resident.push(kb);
         println!("round {}: {kb} kB, {} threads, {} descriptors", resident.len(), now.0, now.1);
