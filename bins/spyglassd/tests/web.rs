@@ -32,7 +32,8 @@ struct Rig {
 
 impl Rig {
     fn start(units: Vec<Unit>, users: Option<Users>, viewer_bytes_max: usize) -> Rig {
-        let raw = Raw { listen: "127.0.0.1:0".into(), ..Raw::default() };
+        let raw =
+            Raw { listen: "127.0.0.1:0".into(), hosts: vec!["cams.example.org".into()], ..Raw::default() };
         let loaded = edge::config::parse::<Raw>("web.toml".as_ref(), String::new()).unwrap();
         let config = Config { viewer_bytes_max, ..raw.to_config(&loaded, "web").unwrap() };
         let (stop, viewers, connections) = <(Arc<AtomicBool>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
@@ -45,8 +46,13 @@ impl Rig {
     }
 
     fn get(&self, path: &str, more: &str) -> (u16, String, Vec<u8>) {
+        self.get_at("localhost", path, more)
+    }
+
+    /// With that `Host`.
+    fn get_at(&self, host: &str, path: &str, more: &str) -> (u16, String, Vec<u8>) {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n").unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n").unwrap();
         let mut all = Vec::new();
         socket.read_to_end(&mut all).unwrap();
         let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
@@ -56,7 +62,7 @@ impl Rig {
 
     fn watch(&self, path: &str) -> TcpStream {
         let mut socket = TcpStream::connect(self.address).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
         socket
     }
 }
@@ -201,6 +207,32 @@ fn pages_streams_and_who_may_see_them() {
     assert_eq!(rig.get("/yard.jpg", "").0, 503);
     assert!(asked.elapsed() >= Duration::from_secs(4));
 
+    // A stranger's page whose name was given this machine's address sees nothing; nor does it show a picture as its own.
+    for host in ["evil.example:18555", "evil.cams.example.org", "localhost.evil.example"] {
+        for path in ["/", "/streams.json", "/status.json", "/gate", "/gate.jpg", "/gate.mp4", "/none"] {
+            let (status, head, body) = rig.get_at(host, path, "");
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert!(
+                status == 403 && body.contains("add the name to [web] hosts in"),
+                "{host}{path}: {head} {body}"
+            );
+        }
+    }
+    for host in ["127.0.0.1:8555", "[::1]:8555", "10.0.0.7", "LOCALHOST", "cams.example.org:443"] {
+        assert_eq!(rig.get_at(host, "/streams.json", "").0, 200, "{host}");
+    }
+    for path in ["/", "/streams.json", "/status.json", "/gate.jpg"] {
+        let (_, head, _) = rig.get(path, "");
+        for line in ["Cross-Origin-Resource-Policy: same-origin", "Cache-Control: no-store"] {
+            assert_eq!(head.matches(line).count(), 1, "{path}: {head}");
+        }
+    }
+    let mut live = rig.watch("/gate.mjpg");
+    let mut head = [0; 400];
+    let got = live.read(&mut head).unwrap();
+    assert!(String::from_utf8_lossy(&head[..got]).contains("Resource-Policy: same-origin"), "{head:?}");
+    drop(live);
+
     let users: Users = Arc::new(|user, password| user == "eve" && password == "a:b");
     let rig = Rig::start(units, Some(users), 4 << 20);
     let (status, head, _) = rig.get("/", "");
@@ -210,6 +242,24 @@ fn pages_streams_and_who_may_see_them() {
     {
         assert_eq!(rig.get("/gate", &format!("Authorization: {value}\r\n")).0, status, "{value}");
     }
+}
+
+#[test]
+fn names_are_asked_for_on_loopback_only() {
+    let checked = |listen: &str, hosts: &[&str]| {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let raw = Raw { listen: listen.into(), hosts, ..Raw::default() };
+        raw.to_config(&edge::config::parse::<Raw>("web.toml".as_ref(), String::new()).unwrap(), "web")
+    };
+    let hosts = |listen: &str, hosts: &[&str]| checked(listen, hosts).unwrap().hosts;
+    for listen in ["127.0.0.1:8555", "[::1]:8555", "localhost:8555", "127.0.0.2:1"] {
+        assert_eq!(hosts(listen, &["device"]), Some(vec!["device".to_owned()]), "{listen}");
+    }
+    for listen in ["0.0.0.0:8555", "[::]:8555", "10.0.0.7:8555", ""] {
+        assert_eq!(hosts(listen, &["device"]), None, "{listen}");
+    }
+    let error = checked("127.0.0.1:8555", &["device:8555"]).unwrap_err().to_string();
+    assert!(error.contains("web.hosts") && error.contains("\"device:8555\""), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! * [`Response`] is a whole answer of known length; [`chunk`] and [`LAST_CHUNK`] frame one of unknown length.
 //! * [`Conn`] is one server connection over both: keep-alive, one request at a time however many are pipelined,
 //!   deadlines, refusals, and a close that lets the peer read the answer.
+//! * [`host`] says whether a request is addressed to this server or to a stranger's name.
 //! * [`conns`] holds a server's sockets over all of these; it alone does I/O, when the daemon's poll says so.
 //!
 //! Invariants: memory per connection is bounded by [`Limits`]; framing that two readers could understand differently
@@ -15,6 +16,7 @@ mod conn;
 pub mod conns;
 pub mod date;
 mod decode;
+pub mod host;
 mod response;
 pub mod uri;
 

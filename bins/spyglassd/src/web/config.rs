@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Raw {
     /// Where to listen; empty: not at all.
     pub listen: String,
+    /// Names under which a listener on loopback may be asked, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
     /// Pictures a second of `/<name>.mjpg`.
     pub jpeg_fps: u32,
     /// Their quality.
@@ -25,6 +27,7 @@ impl Default for Raw {
     fn default() -> Raw {
         Raw {
             listen: "127.0.0.1:8555".into(),
+            hosts: Vec::new(),
             jpeg_fps: 5,
             jpeg_quality: 80,
             connections_max: 64,
@@ -38,6 +41,8 @@ impl Default for Raw {
 pub struct Config {
     /// Where to listen; `None`: not at all.
     pub listen: Option<SocketAddr>,
+    /// Names under which it may be asked, besides addresses and `localhost`; `None`: any.
+    pub hosts: Option<Vec<String>>,
     /// Pictures a second of `/<name>.mjpg`, at most.
     pub jpeg_fps: u32,
     /// Their quality, 1 to 100.
@@ -68,8 +73,13 @@ impl Raw {
         within("connections-max", self.connections_max as u64, 4, 4096)?;
         let key = format!("{prefix}.viewer-bytes-max");
         loaded.size_within(&key, self.viewer_bytes_max, Size::kib(256), Size::mib(1024))?;
+        edge::http::host::check(&self.hosts).map_err(|why| wrong("hosts", &why))?;
+        // Beyond this machine, whoever reaches the port may look anyway, or has to say a password, which a browser gives to
+        // nobody else's page.
+        let loopback = listen.is_some_and(|address| address.ip().is_loopback());
         Ok(Config {
             listen,
+            hosts: loopback.then(|| self.hosts.clone()),
             jpeg_fps: self.jpeg_fps,
             jpeg_quality: self.jpeg_quality,
             connections_max: self.connections_max,

@@ -77,7 +77,8 @@ impl Web {
         let conns = Conns::new(listeners, None, caps, registry);
         let conns =
             conns.map_err(|source| Error::Listen { address: config.listen.unwrap_or(ANY), source })?;
-        Ok(Web { conns, pages: Pages::new(users), viewer_bytes_max: config.viewer_bytes_max, address })
+        let pages = Pages::new(users, config.hosts.clone());
+        Ok(Web { conns, pages, viewer_bytes_max: config.viewer_bytes_max, address })
     }
 
     /// Where it listens.
@@ -103,7 +104,7 @@ impl Web {
                 self.conns.pump(token, &mut self.pages, now);
             }
             for (token, _) in stream.jpeg_waiting {
-                self.respond(token, &Response::text(503, "the stream has gone"), now);
+                self.respond(token, Response::text(503, "the stream has gone"), now);
             }
         }
     }
@@ -152,15 +153,15 @@ impl Web {
         }
         for token in late {
             let why = "no picture came within 5 s: does the application send frames?";
-            self.respond(token, &Response::text(503, why), now);
+            self.respond(token, Response::text(503, why), now);
         }
         self.tell_status(now, status);
     }
 
-    fn respond(&mut self, token: Token, response: &Response, now: Instant) {
+    fn respond(&mut self, token: Token, response: Response, now: Instant) {
         if let Some(client) = self.conns.client(token) {
             client.state.stream = None;
-            client.http.respond(response, now);
+            client.http.respond(&pages::own(response), now);
             self.conns.pump(token, &mut self.pages, now);
         }
     }
@@ -170,9 +171,9 @@ impl Web {
         if waiting.is_empty() {
             return;
         }
-        let response = Response::json(200, &status()).with("Cache-Control", "no-store");
+        let response = Response::json(200, &status());
         for token in waiting {
-            self.respond(token, &response, now);
+            self.respond(token, response.clone(), now);
         }
     }
 
@@ -207,9 +208,8 @@ impl Web {
             }
         }
         let waiting = std::mem::take(&mut stream.jpeg_waiting);
-        let response = Response::new(200, "image/jpeg", jpeg.to_vec()).with("Cache-Control", "no-store");
         for (token, _) in waiting {
-            self.respond(token, &response, now);
+            self.respond(token, Response::new(200, "image/jpeg", jpeg.to_vec()), now);
         }
     }
 

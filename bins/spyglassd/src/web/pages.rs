@@ -1,6 +1,7 @@
 //! What a request means: the pages in the binary, the list of streams, a stream in one of its forms.
 //!
-//! Owns the streams. Invariant: nothing is answered to who may not see it; a path that is not exactly known is 404.
+//! Owns the streams. Invariant: nothing is answered to who may not see it, nor to a page of a stranger that gave its own
+//! name this machine's address; a path that is not exactly known is 404.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use edge::http::conns::{Client, Service};
-use edge::http::{ConnEvent, Request, Response};
+use edge::http::{ConnEvent, Request, Response, host};
 use mio::Token;
 use serde_json::{Value, json};
 
@@ -37,6 +38,8 @@ const ICON: &str = include_str!("icon.svg");
 pub struct Pages {
     pub(super) streams: BTreeMap<String, Stream>,
     users: Option<Users>,
+    /// Names under which this server may be asked; `None`: any.
+    hosts: Option<Vec<String>>,
     /// Connections that wait for the daemon's status.
     pub(super) status_waiting: Vec<Token>,
     /// Connections with something to send.
@@ -51,10 +54,11 @@ impl std::fmt::Debug for Pages {
 }
 
 impl Pages {
-    pub(super) fn new(users: Option<Users>) -> Pages {
+    pub(super) fn new(users: Option<Users>, hosts: Option<Vec<String>>) -> Pages {
         Pages {
             streams: BTreeMap::new(),
             users,
+            hosts,
             status_waiting: Vec::new(),
             dirty: BTreeSet::new(),
             now_unix_ms: edge::clock::unix_ms,
@@ -76,7 +80,9 @@ impl Pages {
         let plain = |status, why| Some(Response::text(status, why));
         let page =
             |kind, text: &str| Some(Response::new(200, kind, text).with("Content-Security-Policy", CSP));
+        let foreign = self.hosts.as_ref().is_some_and(|names| !host::is_own(request, names));
         let response = match request.path() {
+            _ if foreign => Some(host::refusal("[web] hosts")),
             _ if !self.may(request) => plain(401, "a user and a password are needed").map(|response| {
                 response.with("WWW-Authenticate", "Basic realm=\"spyglassd\", charset=\"UTF-8\"")
             }),
@@ -107,9 +113,7 @@ impl Pages {
             },
         };
         if let Some(response) = response {
-            let response =
-                response.with("Cache-Control", "no-store").with("X-Content-Type-Options", "nosniff");
-            client.http.respond(&response, now);
+            client.http.respond(&own(response), now);
         }
     }
 
@@ -121,11 +125,12 @@ impl Pages {
 
     /// A live answer begins; `None` when it did.
     fn begin(client: &mut Client<View>, request: &Request, kind: &str, now: Instant) -> Option<Response> {
-        let head = Response::new(200, kind, "").with("Cache-Control", "no-store");
+        let head = Response::new(200, kind, "");
         if request.method == "HEAD" {
             return Some(head);
         }
-        (!client.http.begin_chunks(&head, now)).then(|| Response::text(505, "a live stream needs HTTP/1.1"))
+        (!client.http.begin_chunks(&own(head), now))
+            .then(|| Response::text(505, "a live stream needs HTTP/1.1"))
     }
 
     fn video(
@@ -178,6 +183,14 @@ impl Pages {
             }
         }
     }
+}
+
+/// Nothing of it is kept, guessed at, or shown within pages of other sites.
+pub(super) fn own(response: Response) -> Response {
+    response
+        .with("Cache-Control", "no-store")
+        .with("X-Content-Type-Options", "nosniff")
+        .with("Cross-Origin-Resource-Policy", "same-origin")
 }
 
 /// Nothing comes from elsewhere.
