@@ -1,7 +1,7 @@
 //! What sorterd tells a control panel, beside what Python's own `logging.handlers.HTTPHandler` sends; and that a panel which
 //! is slow or away costs an arm nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,11 @@ fn steps(posts: &[Post], log_type: &str) -> Vec<u32> {
     of.map(|post| post.arg("bm_id").parse().unwrap()).collect()
 }
 
+/// Those of `steps` that are among `some`, in their order.
+fn among(steps: &[u32], some: &[u32]) -> Vec<u32> {
+    steps.iter().copied().filter(|step| some.contains(step)).collect()
+}
+
 #[test]
 fn lines_are_those_of_pythons_handler() {
     if !have_arm() {
@@ -59,9 +64,17 @@ fn lines_are_those_of_pythons_handler() {
     sorter.daemon.env("CONTROL_PANEL_HOST", panel.host());
     sorter.daemon.start_ready();
     session(&sorter);
-    panel.wait("the last step of the commands", |post| {
-        post.arg("log_type") == "comm_gen" && post.arg("bm_id") == "16"
+    // Nobody waits for panoramas.
+    wait_for("two answers and a panorama of each kind", Duration::from_secs(120), || {
+        let posts = panel.posts();
+        let commands = steps(&posts, "comm_gen");
+        let begun = among(&commands, &[10]).len();
+        (among(&commands, &[16]).len() == 2
+            && among(&commands, &[13]).len() == begun
+            && steps(&posts, "after").contains(&13))
+        .then_some(())
     });
+    let shown = sorter.session("arm1", "s12");
     let ours: Vec<Post> = panel.posts().into_iter().skip(1).collect();
     for post in &ours {
         assert_eq!(post.line, python.line);
@@ -85,31 +98,38 @@ fn lines_are_those_of_pythons_handler() {
         assert_eq!(args["session_id"], theirs["session_id"]);
         assert!(args["log_type"].is_string() && args["bm_id"].is_u64(), "as in {theirs}: {args}");
     }
-    check_steps(&ours);
+    let after = shown["images"].as_array().unwrap().iter().filter(|image| image["after"] == true).count();
+    check_steps(&ours, after);
     sorter.daemon.check_log();
 }
 
-/// Each picture passes 2 to 7, in that order; the commands what follows, up to 16.
-fn check_steps(ours: &[Post]) {
+/// Each picture passes its steps in their order, and no others; 6 is for those that are uploaded.
+fn check_steps(ours: &[Post], after: usize) {
     let kinds: BTreeSet<String> = ours.iter().map(|post| post.arg("log_type")).collect();
     let pictures = ["1250", "1375", "1500", "1625", "1750"];
     let wanted: BTreeSet<String> =
         pictures.iter().chain(&["after", "comm_gen"]).map(|k| (*k).to_owned()).collect();
     assert_eq!(kinds, wanted);
     for picture in pictures {
-        let steps = steps(ours, picture);
-        assert_eq!(steps.first(), Some(&2), "{picture}: {steps:?}");
-        assert!(steps.contains(&3) && steps.contains(&7), "{picture}: {steps:?}");
-        assert!(steps.iter().all(|step| (2..=7).contains(step)), "{picture}: {steps:?}");
+        assert_eq!(steps(ours, picture), [2, 3, 4, 5, 7], "{picture}");
     }
-    // Asked twice, by the arm of the tests.
+    // Asked twice, by the arm of the tests. What is made of the boxes goes on beside the panorama, which waits for nobody:
+    // one that is asked for again before its turn is made once.
     let commands = steps(ours, "comm_gen");
-    assert!(commands.iter().all(|step| (8..=16).contains(step)), "{commands:?}");
-    assert_eq!(
-        (commands.first(), commands.iter().filter(|s| **s == 16).count()),
-        (Some(&8), 2),
-        "{commands:?}"
-    );
+    let answer = [8, 9, 14, 15, 16];
+    let panorama = [10, 11, 12, 13];
+    assert_eq!(among(&commands, &answer), answer.repeat(2), "{commands:?}");
+    let made = among(&commands, &panorama);
+    assert!(made == panorama || made == panorama.repeat(2), "{commands:?}");
+    assert_eq!(commands.len(), 2 * answer.len() + made.len(), "nothing else: {commands:?}");
+    // Several pictures at once, then their panorama.
+    let afterwards = steps(ours, "after");
+    let mut counts = BTreeMap::new();
+    afterwards.iter().for_each(|step| *counts.entry(*step).or_insert(0) += 1);
+    let wanted = BTreeMap::from([(2, after), (7, after), (10, 1), (12, 1), (13, 1)]);
+    assert_eq!(counts, wanted, "{afterwards:?}");
+    assert_eq!(among(&afterwards, &panorama), [10, 12, 13], "{afterwards:?}");
+    assert_eq!(after, pictures.len());
 }
 
 #[test]
