@@ -136,11 +136,32 @@ fn messages_that_are_none_are_refused_and_the_connection_stays() {
         ("headers that are not text", [b"\xff\xfe\xfd", separator, b"\xff\xd8"].concat()),
         ("half a separator", [&good[..], b"___SPLIT__", b"\xff\xd8"].concat()),
         ("an unknown command", [br#"{"command":"sing"}"#.as_slice(), separator, b"\xff\xd8"].concat()),
+        ("no command", [br#"{"image_name":7}"#.as_slice(), separator, b"\xff\xd8"].concat()),
     ] {
         assert!(socket.send(BINARY, &bytes));
         let answer = socket.answer();
-        assert!(answer == json!(false) || answer["error"].is_string(), "{what}: {answer}");
+        let is_picture = matches!(what, "no picture" | "not a picture");
+        let right = if is_picture { answer == json!(false) } else { answer["error"].is_string() };
+        assert!(right, "{what}: {answer}");
     }
+    // A picture whose other headers are wrong is a picture: an arm takes all that is not false for success.
+    for command in ["recv_img_proc", "recv_img_after"] {
+        let mut all = headers("s1", "1500.jpg");
+        all["command"] = json!(command);
+        for key in ["arm_id", "session_id", "image_name"] {
+            for wrong in [None, Some(json!(null)), Some(json!([])), Some(json!(15.5))] {
+                let mut headers = all.clone();
+                match wrong {
+                    Some(wrong) => headers[key] = wrong,
+                    None => drop(headers.as_object_mut().unwrap().remove(key)),
+                }
+                assert_eq!(socket.picture(&headers, b"\xff\xd8"), json!(false), "{headers}");
+            }
+        }
+        all["image_name"] = json!(1500);
+        assert_eq!(socket.picture(&all, b"\xff\xd8"), json!(false), "{all}");
+    }
+    sorter.daemon.wait_log("the headers of the picture are not as they should be", Duration::from_secs(5));
     // Still the same connection, and it works.
     assert_eq!(socket.ask(&question("s1")), json!([]));
     sorter.daemon.check_log();
@@ -252,7 +273,8 @@ fn other_sites_and_half_handshakes_are_refused() {
         assert!(head.starts_with("HTTP/1.1 403"), "{origin}: {head}");
     }
     // The page's own, and an arm, which sends none.
-    assert!(WebSocket::try_connect(sorter.port, "Origin: http://arm.test\r\n").is_ok());
+    assert!(WebSocket::try_page(sorter.port, &sorter.host()).is_ok());
+    drop(WebSocket::connect(sorter.port));
     for (what, request) in [
         ("no key", upgrade("").replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "")),
         ("a short key", upgrade("").replace("dGhlIHNhbXBsZSBub25jZQ==", "short")),
@@ -274,6 +296,48 @@ fn other_sites_and_half_handshakes_are_refused() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
     }
     assert_eq!(sorter.get("/").0, 200);
+    sorter.daemon.check_log();
+}
+
+/// A stranger's page whose name was given this server's address: to the browser it is this server's own.
+#[test]
+fn names_that_lead_here_do_not_let_a_strangers_page_in() {
+    let scratch = Scratch::new("sorreb");
+    let sorter = Sorter::start(&scratch, "hosts = [\"Sorter.example.org\"]");
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let local = format!("{}.local", machine.split('.').next().unwrap());
+    let port = sorter.port;
+    let own =
+        ["127.0.0.1", "localhost", "LOCALHOST.", "[::1]", "10.9.8.7", "sorter.example.org", &machine, &local];
+    for host in own.map(|name| format!("{name}:{port}")) {
+        assert!(WebSocket::try_page(port, &host).is_ok(), "{host}");
+        assert_eq!(sorter.get_at(&host, "/api/sessions").0, 200, "{host}");
+    }
+    for host in
+        ["evil.example", "evil.sorter.example.org", "localhost.evil.example", "127.0.0.1.evil.example"]
+    {
+        let host = format!("{host}:{port}");
+        let head = WebSocket::try_page(port, &host).err().unwrap_or_else(|| panic!("{host} may command"));
+        assert!(head.starts_with("HTTP/1.1 403") && head.contains("add the name to hosts"), "{head}");
+        for path in [
+            "/sessions",
+            "/sessions/arm1/s1",
+            "/page.js",
+            "/api/sessions",
+            "/pictures/arm1/s1/1.jpg",
+            "/none",
+        ] {
+            let (status, _, body) = sorter.get_at(&host, path);
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert_eq!(status, 403, "{path}: {body}");
+            assert!(body.contains("add the name to hosts in its configuration"), "{body}");
+        }
+        assert_eq!(sorter.get_at(&host, "/").0, 200, "whoever watches over services");
+    }
+    // What arms and programs call this server is theirs to know.
+    assert_eq!(WebSocket::connect(port).ask(&question("s1")), json!([]));
+    let (_, head, _) = sorter.get("/api/sessions");
+    assert!(head.contains("Cross-Origin-Resource-Policy: same-origin"), "{head}");
     sorter.daemon.check_log();
 }
 

@@ -1,12 +1,14 @@
 //! Pictures and panoramas of sorterd on their way to S3: an answer never waits for it, and nothing is lost when it is away.
+//! And on its own disk: how many bytes of them there are, and who may read them.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use e2e::aws::S3;
 use e2e::env::wait_for;
 use e2e::proxy::Proxy;
 use e2e::scratch::Scratch;
-use e2e::sorter::{Sorter, draw, have_arm, headers};
+use e2e::sorter::{Sorter, after_headers, draw, have_arm, headers};
 use e2e::{need, skip};
 use serde_json::json;
 
@@ -122,4 +124,84 @@ fn local_keeps_everything_here() {
     assert!(sorter.kept().iter().any(|name| name == "arm1/s1/1500.jpg"), "{:?}", sorter.kept());
     assert!(sorter.daemon.term().success());
     assert!(s3.keys(BUCKET).is_empty());
+}
+
+/// Bytes of the pictures there are, by looking.
+fn bytes_kept(sorter: &Sorter) -> u64 {
+    let top = sorter.daemon.dir.join("state/pictures");
+    sorter
+        .kept()
+        .iter()
+        .filter_map(|name| std::fs::metadata(top.join(name)).ok())
+        .map(|meta| meta.len())
+        .sum()
+}
+
+#[test]
+fn pictures_on_disk_are_counted_at_once_and_kept_below_their_bound() {
+    if !have_arm() {
+        skip!("the arm's Python is not there (etc/tools.sh arm)");
+    }
+    const BOUND: u64 = 1 << 20;
+    let scratch = Scratch::new("sorbnd");
+    let sorter = Sorter::start(&scratch, "[pictures]\nbytes-max = \"1 MiB\"\n");
+    let (_, picture) = draw(&scratch, "single").remove(0);
+    let size = picture.len() as u64;
+    let told = || sorter.daemon.status()["pictures_bytes"].as_u64().unwrap();
+    for n in 1..=3 {
+        assert_eq!(sorter.send(&headers("s0", &format!("{n}.jpg")), &picture), json!(true));
+        assert_eq!(
+            sorter.send(&after_headers("s0", "1.jpg"), &picture),
+            json!(true),
+            "each time the same one"
+        );
+        assert_eq!((told(), bytes_kept(&sorter)), ((n + 1) * size, (n + 1) * size));
+    }
+    assert_eq!(sorter.daemon.metric("sorterd_pictures_bytes"), (4 * size) as f64);
+    // Fewer than those after which it would look anyway.
+    let count = BOUND / size + 3;
+    assert!(count < 50, "a picture has {size} bytes");
+    for n in 1..=count {
+        assert_eq!(sorter.send(&headers(&format!("s{n}"), "1500.jpg"), &picture), json!(true));
+        assert!(bytes_kept(&sorter) <= BOUND + 4 * size, "{} after {n}", bytes_kept(&sorter));
+    }
+    wait_for("no more than the bound", Duration::from_secs(10), || {
+        (told() <= BOUND && told() == bytes_kept(&sorter)).then_some(())
+    });
+    let kept = sorter.kept();
+    assert!(!kept.iter().any(|name| name.starts_with("arm1/s0/")), "the oldest session goes: {kept:?}");
+    assert!(kept.contains(&format!("arm1/s{count}/1500.jpg")), "{kept:?}");
+    sorter.daemon.check_log();
+}
+
+/// Run by hand, where nobody has set a umask for it.
+#[test]
+fn what_is_kept_is_not_for_everybody() {
+    if !have_arm() {
+        skip!("the arm's Python is not there (etc/tools.sh arm)");
+    }
+    for umask in ["0", "022"] {
+        let scratch = Scratch::new("sormode");
+        let mut sorter = Sorter::new(&scratch, "");
+        sorter.daemon.wrap(&["sh", "-c", &format!("umask {umask}; exec \"$@\""), "sh"]).start_ready();
+        sorter.play_well("two", &["--after"]);
+        let (mut files, mut folders) = (0, 0);
+        let mut look = vec![sorter.daemon.dir.join("state")];
+        while let Some(folder) = look.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let (meta, path) = (entry.metadata().unwrap(), entry.path());
+                let mode = meta.permissions().mode() & 0o777;
+                if meta.is_dir() {
+                    assert_eq!(mode, 0o750, "{path:?}: {mode:o}");
+                    folders += 1;
+                    look.push(path);
+                } else {
+                    assert_eq!(mode, 0o640, "{path:?}: {mode:o}");
+                    files += 1;
+                }
+            }
+        }
+        assert!(files >= 11 && folders >= 3, "ten pictures and a database: {files} files, {folders} folders");
+        sorter.daemon.check_log();
+    }
 }

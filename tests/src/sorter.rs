@@ -58,9 +58,14 @@ impl Sorter {
 
     /// Status, head and body of a GET.
     pub fn get(&self, path: &str) -> (u16, String, Vec<u8>) {
+        self.get_at(&self.host(), path)
+    }
+
+    /// The same with another name in `Host`.
+    pub fn get_at(&self, host: &str, path: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(local(self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: arm.test\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         let end = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or_else(|| panic!("{path}: no head"));

@@ -27,10 +27,14 @@ pub struct WebSocket {
     held: Vec<u8>,
 }
 
-/// The head of an upgrade request, with more lines (each ended by CRLF).
+/// The head of an upgrade request, with more lines (each ended by CRLF), of an arm that knows the server by any name.
 pub fn upgrade(more: &str) -> String {
+    upgrade_at("arm.test", more)
+}
+
+fn upgrade_at(host: &str, more: &str) -> String {
     format!(
-        "GET / HTTP/1.1\r\nHost: arm.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
     )
 }
@@ -43,10 +47,19 @@ impl WebSocket {
 
     /// Connects with more header lines; otherwise the whole answer.
     pub fn try_connect(port: u16, more: &str) -> Result<WebSocket, String> {
+        WebSocket::try_request(port, &upgrade(more))
+    }
+
+    /// Connects as the page of a browser that was opened at `http://{host}/`.
+    pub fn try_page(port: u16, host: &str) -> Result<WebSocket, String> {
+        WebSocket::try_request(port, &upgrade_at(host, &format!("Origin: http://{host}\r\n")))
+    }
+
+    fn try_request(port: u16, request: &str) -> Result<WebSocket, String> {
         let mut stream = TcpStream::connect(crate::net::local(port)).unwrap();
         stream.set_read_timeout(Some(ANSWER)).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.write_all(upgrade(more).as_bytes()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut held = Vec::new();
         let mut buffer = [0; 4096];
         loop {

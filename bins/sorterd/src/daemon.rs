@@ -109,6 +109,8 @@ impl Daemon {
         let settings = Settings {
             message_bytes_max: raw.limits.message_bytes_max.as_usize(),
             idle: Duration::from_millis(raw.limits.idle_ms),
+            pictures_bytes_max: raw.pictures.bytes_max.0,
+            hosts: config.hosts.clone(),
         };
         let started = Instant::now();
         let core = Core::new(raw.limits.queue_max, uploads.is_some());
@@ -116,7 +118,7 @@ impl Daemon {
             poll,
             ctl,
             conns,
-            hub: Hub::new(settings, core, workers, panel, uploads, started),
+            hub: Hub::new(settings, core, shelf, workers, panel, uploads, started),
             timers: Timers::new(),
             around: Around { connections: 0, started, mode: config.mode.name() },
             drain: Duration::from_millis(raw.drain_ms),

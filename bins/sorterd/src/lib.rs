@@ -16,6 +16,7 @@ pub mod plan;
 pub mod service;
 pub mod shelf;
 pub mod status;
+pub mod tidy;
 pub mod uploads;
 pub mod vision;
 pub mod workers;

@@ -37,6 +37,9 @@ impl cli::Daemon for Sorterd {
     }
 
     fn run(config: Config, path: &Path) -> Result<(), Failure> {
+        // As in the unit, also by hand: pictures of somebody's workplace and what is known of them are not for everybody on
+        // the machine. Files have 0640 at most, folders 0750.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
         sorterd::daemon::run(config, path)
     }
 }

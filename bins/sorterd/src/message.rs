@@ -24,6 +24,8 @@ pub enum Error {
     NoSplit,
     #[error("the message is no JSON as it should be: {0}")]
     Json(String),
+    #[error("the headers of the picture are not as they should be: {0}")]
+    Headers(String),
     #[error(
         "{key} is {value:?}: expected 1 to {NAME_MAX} letters, digits, '_', '-' or '.', without '..' and no '.' first"
     )]
@@ -37,6 +39,14 @@ pub enum Error {
     Command(String),
     #[error("{0}")]
     Constants(String),
+}
+
+impl Error {
+    /// Whether it is about a picture, of which its sender wants to hear `true` or `false`, if the message was a binary one.
+    #[must_use]
+    pub fn is_of_picture(&self) -> bool {
+        matches!(self, Self::Headers(_) | Self::Name { .. } | Self::ImageName(_))
+    }
 }
 
 /// A session of an arm: both names are safe.
@@ -100,14 +110,6 @@ pub enum Request {
     StitchAfter { session: Session },
 }
 
-#[derive(Deserialize)]
-struct Headers {
-    command: String,
-    arm_id: Id,
-    session_id: Id,
-    image_name: String,
-}
-
 /// Some arms have numbers for names.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -135,21 +137,29 @@ pub fn split(message: &[u8]) -> Result<(&[u8], &[u8]), Error> {
     Ok((&message[..at], &message[at + SPLIT.len()..]))
 }
 
-/// A binary message. `Err` comes with whether its sender waits for `true` or `false`.
+/// A binary message. The command is looked at first: all that is wrong after it [is of a picture](Error::is_of_picture).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn binary(message: &[u8]) -> Result<Request, Error> {
     let (headers, picture) = split(message)?;
-    let headers: Headers = serde_json::from_slice(headers).map_err(|e| Error::Json(e.to_string()))?;
-    let session = Session::new(&headers.arm_id.text(), &headers.session_id.text())?;
-    let image = ImageName::parse(&headers.image_name)?;
+    let headers: Value = serde_json::from_slice(headers).map_err(|e| Error::Json(e.to_string()))?;
+    let after = match command(&headers)? {
+        "recv_img_proc" => false,
+        "recv_img_after" => true,
+        other => return Err(Error::Command(shown(other))),
+    };
+    let id = |key| id(&headers, key).map_err(Error::Headers);
+    let session = Session::new(&id("arm_id")?, &id("session_id")?)?;
+    let image = headers.get("image_name").and_then(Value::as_str);
+    let image = image.ok_or_else(|| Error::Headers("image_name is missing, or no text".into()))?;
+    let image = ImageName::parse(image)?;
     let picture = picture.to_vec();
-    match headers.command.as_str() {
-        "recv_img_proc" => Ok(Request::Process { session, image, picture }),
-        "recv_img_after" => Ok(Request::After { session, image, picture }),
-        other => Err(Error::Command(shown(other))),
-    }
+    Ok(if after {
+        Request::After { session, image, picture }
+    } else {
+        Request::Process { session, image, picture }
+    })
 }
 
 /// A text message.
@@ -158,10 +168,8 @@ pub fn binary(message: &[u8]) -> Result<Request, Error> {
 /// What is wrong with it.
 pub fn text(message: &str) -> Result<Request, Error> {
     let value: Value = serde_json::from_str(message).map_err(|e| Error::Json(e.to_string()))?;
-    let Some(command) = value.get("command").and_then(Value::as_str) else {
-        return Err(Error::Json("\"command\" is missing".into()));
-    };
-    match command {
+    let id = |value: &Value, key| id(value, key).map_err(Error::Json);
+    match command(&value)? {
         "get_commands_of_session" => {
             let constants = value.get("arm_constants").unwrap_or(&Value::Null);
             let session = Session::new(&id(constants, "arm_id")?, &id(&value, "session_id")?)?;
@@ -176,10 +184,15 @@ pub fn text(message: &str) -> Result<Request, Error> {
     }
 }
 
-fn id(value: &Value, key: &'static str) -> Result<String, Error> {
+fn command(value: &Value) -> Result<&str, Error> {
+    let command = value.get("command").and_then(Value::as_str);
+    command.ok_or_else(|| Error::Json("\"command\" is missing".into()))
+}
+
+fn id(value: &Value, key: &'static str) -> Result<String, String> {
     let found = value.get(key).cloned().unwrap_or(Value::Null);
     let id: Id = serde_json::from_value(found)
-        .map_err(|_| Error::Json(format!("{key} is missing, or neither a text nor a number")))?;
+        .map_err(|_| format!("{key} is missing, or neither a text nor a number"))?;
     Ok(id.text())
 }
 
@@ -220,6 +233,40 @@ mod tests {
         assert_eq!(request, Request::Process { session, image: ImageName(1500), picture });
         assert_eq!(binary(b"abc"), Err(Error::NoSplit));
         assert_eq!(binary(&message(&" ".repeat(HEADERS_MAX), b"x")), Err(Error::NoSplit));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_picture_is_told_apart_from_what_is_none() {
+        let all = serde_json::json!(
+            { "command": "recv_img_proc", "arm_id": "a", "session_id": "s1", "image_name": "1500.jpg" });
+        for command in ["recv_img_proc", "recv_img_after"] {
+            for (key, value) in [
+                ("arm_id", None),
+                ("session_id", None),
+                ("image_name", None),
+                ("arm_id", Some(serde_json::json!([1]))),
+                ("session_id", Some(serde_json::json!(-1))),
+                ("session_id", Some(serde_json::json!("a/b"))),
+                ("image_name", Some(serde_json::json!(1500))),
+                ("image_name", Some(serde_json::json!("1500.png"))),
+            ] {
+                let mut headers = all.clone();
+                headers["command"] = command.into();
+                match value {
+                    Some(value) => headers[key] = value,
+                    None => drop(headers.as_object_mut().unwrap().remove(key)),
+                }
+                let error = binary(&message(&headers.to_string(), b"x")).unwrap_err();
+                assert!(error.is_of_picture() && error.to_string().contains(key), "{headers}: {error}");
+            }
+        }
+        for none in ["{", "[]", "null", "{}", r#"{"command":5,"image_name":7}"#, r#"{"command":"dance"}"#] {
+            let error = binary(&message(none, b"x")).unwrap_err();
+            assert!(!error.is_of_picture(), "{none}: {error}");
+        }
+        let numbers = r#"{"command":"recv_img_proc","arm_id":7,"session_id":1,"image_name":"0.jpg"}"#;
+        let Ok(Request::Process { session, .. }) = binary(&message(numbers, b"x")) else { panic!("numbers") };
+        assert_eq!(session, Session::new("7", "1").unwrap());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What people see: the pages of a browser and the JSON behind them. No I/O.
 
+use std::time::Duration;
+
 use edge::http::Response;
 use edge::http::uri::percent_decode;
 use serde_json::{Value, json};
@@ -58,7 +60,7 @@ pub fn find(path: &str) -> Page {
     }
 }
 
-/// Nothing is fetched from elsewhere, nothing is run that came with data, nobody frames the page.
+/// Nothing is fetched from elsewhere, nothing is run that came with data, nobody else's page frames or shows it.
 #[must_use]
 pub fn safe(response: Response) -> Response {
     response
@@ -69,7 +71,23 @@ pub fn safe(response: Response) -> Response {
         )
         .with("X-Content-Type-Options", "nosniff")
         .with("Referrer-Policy", "no-referrer")
+        .with("Cross-Origin-Resource-Policy", "same-origin")
         .with("Cache-Control", "no-cache")
+}
+
+/// `GET /`: whether the database answers, since when it runs, how many messages are worked on or wait.
+#[must_use]
+pub fn health(well: bool, uptime: Duration, queue: usize) -> Response {
+    let value = json!({
+        "status": if well { "ok" } else { "failing" },
+        "why": (!well).then_some("the database does not answer; see the log"),
+        "name": "sorterd",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": uptime.as_secs(),
+        "queue": queue,
+        "page": "/sessions",
+    });
+    safe(Response::json(if well { 200 } else { 503 }, &value))
 }
 
 /// `GET /api/sessions`

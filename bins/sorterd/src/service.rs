@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge::http::conns::{Client, Service};
-use edge::http::{ConnEvent, Request, Response};
+use edge::http::{ConnEvent, Request, Response, host};
 use edge::log::{Throttle, chain};
 use edge::spool::Ticket;
 use mio::Token;
@@ -18,6 +18,8 @@ use crate::core::{Action, Core, Id, Kept, Outcome, Stitch};
 use crate::message;
 use crate::pages::{self, Page};
 use crate::panel::Panel;
+use crate::shelf::Shelf;
+use crate::tidy::Tidy;
 use crate::uploads::Uploads;
 use crate::workers::{Done, Looked, Workers};
 use crate::ws::{self, Incoming, Socket};
@@ -28,8 +30,6 @@ pub type Peer = Client<Exchange>;
 /// Bytes of answers that may wait for a peer before it is listened to again.
 const UNSENT_MAX: usize = 64 << 10;
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Pictures between two looks at how much there is.
-const TIDY_EVERY: u32 = 64;
 /// Panoramas that may wait.
 const STITCHES_MAX: usize = 256;
 
@@ -58,10 +58,14 @@ pub struct Talk {
 }
 
 /// What comes from the configuration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub message_bytes_max: usize,
     pub idle: Duration,
+    /// Of the pictures on disk.
+    pub pictures_bytes_max: u64,
+    /// Names under which a browser may ask, besides addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// Counters of connections.
@@ -82,19 +86,19 @@ pub struct Hub {
     pub counts: Counts,
     /// Why the database does not answer, if it does not.
     pub database: Option<String>,
-    /// Bytes of pictures on disk, as last counted.
-    pub pictures_bytes: u64,
+    pub shelf: Shelf,
     settings: Settings,
     workers: Workers,
     /// Pictures that are not yet safe with the uploads.
     tickets: VecDeque<(Ticket, Id)>,
     /// Answers that are due.
     replies: Vec<(Token, Option<String>)>,
-    since_tidy: u32,
+    tidy: Tidy,
     /// Panoramas that wait; one at a time is made.
     stitches: VecDeque<Stitch>,
     stitching: bool,
-    refused_log: Throttle,
+    /// Of pictures, and of all else.
+    refused_log: [Throttle; 2],
     /// The disk of the uploads failed.
     failed: Option<crate::uploads::Error>,
     started: Instant,
@@ -105,6 +109,7 @@ impl Hub {
     pub fn new(
         settings: Settings,
         core: Core,
+        shelf: Shelf,
         workers: Workers,
         panel: Arc<Panel>,
         uploads: Option<Uploads>,
@@ -117,15 +122,15 @@ impl Hub {
             uploads,
             counts: Counts::default(),
             database: None,
-            pictures_bytes: 0,
+            shelf,
+            tidy: Tidy::started(settings.pictures_bytes_max),
             settings,
             workers,
             tickets: VecDeque::new(),
             replies: Vec::new(),
-            since_tidy: 0,
             stitches: VecDeque::new(),
             stitching: false,
-            refused_log: Throttle::new(LOG_EVERY),
+            refused_log: [Throttle::new(LOG_EVERY), Throttle::new(LOG_EVERY)],
             failed: None,
             started,
         }
@@ -200,7 +205,7 @@ impl Hub {
             }
             Done::Fetched(count) => self.fetched(count),
             Done::Tidied(Ok(tidied)) => {
-                self.pictures_bytes = tidied.bytes;
+                self.tidied(true);
                 for session in &tidied.gone {
                     log::info!(
                         "the pictures of {}/{} are gone: pictures.bytes-max",
@@ -210,7 +215,10 @@ impl Hub {
                 }
                 self.workers.forget(tidied.gone);
             }
-            Done::Tidied(Err(why)) => log::error!("old pictures can't be taken away: {why}"),
+            Done::Tidied(Err(why)) => {
+                self.tidied(false);
+                log::error!("old pictures can't be taken away: {why}");
+            }
             Done::Database(why) => {
                 match &why {
                     Some(why) => log::error!("{why}; pictures are answered false until the database answers"),
@@ -224,20 +232,25 @@ impl Hub {
 
     /// So many pictures came to the shelf.
     fn came(&mut self, count: u32) {
-        self.since_tidy = self.since_tidy.saturating_add(count);
-        if self.since_tidy >= TIDY_EVERY {
-            self.since_tidy = 0;
+        if self.tidy.came(count, self.shelf.bytes()) {
+            self.workers.tidy(false);
+        }
+    }
+
+    fn tidied(&mut self, well: bool) {
+        if self.tidy.done(well, self.shelf.bytes()) {
             self.workers.tidy(false);
         }
     }
 
     fn fetched(&mut self, count: usize) {
         self.counts.fetched += count as u64;
-        self.came(u32::try_from(count).unwrap_or(TIDY_EVERY));
+        self.came(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     fn stitched(&mut self, kept: &Kept, used: usize) {
         self.counts.panoramas += 1;
+        self.came(1);
         log::info!("{}/{}: {} is made of {used} pictures", kept.session.arm, kept.session.session, kept.name);
         if let Err(why) = self.append(kept) {
             log::error!(
@@ -323,11 +336,11 @@ impl Hub {
         let actions = match request {
             Ok(request) => self.core.request(client.token, request),
             Err(error) => {
-                if let Some(held) = self.refused_log.event(now) {
+                let picture = binary && error.is_of_picture();
+                if let Some(held) = self.refused_log[usize::from(!picture)].event(now) {
                     log::warn!("arm {}: {error} (and {held} more since the last line)", client.peer);
                 }
-                let named = matches!(error, message::Error::Name { .. } | message::Error::ImageName(_));
-                vec![self.core.refuse(client.token, binary && named, &error.to_string())]
+                vec![self.core.refuse(client.token, picture, &error.to_string())]
             }
         };
         self.act(actions);
@@ -374,7 +387,7 @@ impl Hub {
 
     fn request(&mut self, client: &mut Peer, request: &Request, now: Instant) {
         if ws::is_upgrade(request) {
-            match ws::accept(request) {
+            match ws::accept(request, &self.settings.hosts) {
                 Ok(response) => {
                     client.http.upgrade(&response, now);
                     let socket = Socket::new(self.settings.message_bytes_max);
@@ -396,9 +409,14 @@ impl Hub {
             return client.http.respond(&refusal, now);
         }
         match pages::find(request.path()) {
+            // Whatever watches over services asks by the name that it knows, and hears nothing that a stranger may not.
             Page::Health => {
-                let response = self.health(now);
+                let uptime = now.saturating_duration_since(self.started);
+                let response = pages::health(self.database.is_none(), uptime, self.core.len());
                 client.http.respond(&response, now);
+            }
+            _ if !host::is_own(request, &self.settings.hosts) => {
+                client.http.respond(&host::refusal("hosts"), now);
             }
             Page::Fixed(response) => client.http.respond(&response, now),
             Page::Look(look) => {
@@ -426,20 +444,6 @@ impl Hub {
                 client.http.respond(&Response::text(503, &why), now);
             }
         }
-    }
-
-    fn health(&self, now: Instant) -> Response {
-        let well = self.database.is_none();
-        let value = serde_json::json!({
-            "status": if well { "ok" } else { "failing" },
-            "why": self.database.as_ref().map(|_| "the database does not answer; see the log"),
-            "name": "sorterd",
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": now.saturating_duration_since(self.started).as_secs(),
-            "queue": self.core.len(),
-            "page": "/sessions",
-        });
-        pages::safe(Response::json(if well { 200 } else { 503 }, &value))
     }
 
     /// Says goodbye to an arm that waits for nothing.

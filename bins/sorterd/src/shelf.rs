@@ -2,12 +2,15 @@
 //! was sent.
 //!
 //! Owns: that folder. Invariants: a picture is whole or not there, and outlives a power cut once [`Shelf::put`] returned;
-//! all of it stays below a bound of bytes, the sessions not touched for the longest going first. Never: builds a path of a
-//! name that [`message`](crate::message) did not check.
+//! how many bytes there are is known without looking. [`Shelf::tidy`] takes the sessions not touched for the longest away until
+//! the rest is below a bound; what comes before it is done, and the session touched last, may be beyond it. Never: builds a
+//! path of a name that [`message`](crate::message) did not check.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use edge::fs::{Error, context};
@@ -20,10 +23,19 @@ const MODE: u32 = 0o640;
 /// What the names of pictures begin with that came from the bucket.
 const FETCHED: &str = "fetched_";
 
-/// The folder.
+/// The folder. All copies are the same one.
 #[derive(Debug, Clone)]
 pub struct Shelf {
     root: PathBuf,
+    count: Arc<Count>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    /// Bytes there are.
+    bytes: AtomicU64,
+    /// Held for writing by who counts them and takes away, so that nothing is put meanwhile; for reading by who puts.
+    quiet: RwLock<()>,
 }
 
 /// What a tidying came to.
@@ -36,14 +48,20 @@ pub struct Tidied {
 }
 
 impl Shelf {
-    /// Below `state_dir`.
+    /// Below `state_dir`. [`Shelf::bytes`] is right from the first [`Shelf::tidy`] on.
     ///
     /// # Errors
     /// The folder can't be made.
     pub fn open(state_dir: &Path) -> Result<Self, Error> {
         let root = state_dir.join("pictures");
         edge::fs::create_dir_durably(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, count: Arc::default() })
+    }
+
+    /// Bytes of pictures and panoramas there are.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.count.bytes.load(Ordering::Relaxed)
     }
 
     fn folder(&self, session: &Session) -> PathBuf {
@@ -55,9 +73,19 @@ impl Shelf {
     /// # Errors
     /// The step that failed; what was there is there still.
     pub fn put(&self, session: &Session, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        // The lock guards no data that a panic could have left half done.
+        let _putting = self.count.quiet.read().unwrap_or_else(PoisonError::into_inner);
         let folder = self.folder(session);
         edge::fs::create_dir_durably(&folder)?;
-        edge::fs::write_durably(&folder.join(name), bytes, MODE)
+        let path = folder.join(name);
+        let replaced = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
+        edge::fs::write_durably(&path, bytes, MODE)?;
+        let count = &self.count.bytes;
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        // Before the first count there may be less than what goes. The closure always has an answer, so this can't fail.
+        let less = |all: u64| Some(all.saturating_sub(replaced));
+        let _ = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        Ok(())
     }
 
     /// The bytes kept under `name`.
@@ -127,6 +155,7 @@ impl Shelf {
     /// # Errors
     /// A folder can't be read.
     pub fn tidy(&self, bytes_max: u64, starting: bool) -> Result<Tidied, Error> {
+        let _alone = self.count.quiet.write().unwrap_or_else(PoisonError::into_inner);
         let mut sessions = Vec::new();
         for arm in names(&self.root)? {
             for session in names(&self.root.join(&arm))? {
@@ -150,6 +179,7 @@ impl Shelf {
             tidied.bytes -= bytes;
             tidied.gone.push(session);
         }
+        self.count.bytes.store(tidied.bytes, Ordering::Relaxed);
         Ok(tidied)
     }
 
@@ -209,7 +239,9 @@ mod tests {
         {
             shelf.put(&session, name, bytes.as_bytes()).unwrap();
         }
+        assert_eq!(shelf.bytes(), 5);
         shelf.put(&session, "1500.jpg", b"again").unwrap();
+        assert_eq!(shelf.bytes(), 9, "a picture that is replaced counts once");
         assert_eq!(shelf.get(&session, "1500.jpg").unwrap(), b"again");
         assert_eq!(shelf.after(&session), [ImageName(900), ImageName(1600)]);
         assert_eq!(shelf.panoramas(&session), [PANORAMAS[1]]);
@@ -224,6 +256,8 @@ mod tests {
             "what was sent here goes before"
         );
         assert_eq!(shelf.get_fetched(&session, "after_1600.jpg").unwrap(), b"eee");
+        assert_eq!(shelf.clone().bytes(), 16, "fetched ones and panoramas, too");
+        assert_eq!(Shelf::open(&root).unwrap().tidy(100, true).unwrap().bytes, 16);
         for bad in
             ["fetched_after_1700.jpg", "2.jpg", "../s1/1500.jpg", "..", "", ".1500.jpg.tmp-1", "/etc/passwd"]
         {
@@ -249,6 +283,7 @@ mod tests {
         }
         let half = root.join("pictures/arm/s1/.1600.jpg.tmp-77");
         fs::write(&half, "x").unwrap();
+        assert_eq!(shelf.bytes(), 4000);
         assert_eq!(shelf.tidy(4001, false).unwrap(), Tidied { bytes: 4001, gone: vec![] });
         assert_eq!(shelf.tidy(4000, true).unwrap(), Tidied { bytes: 4000, gone: vec![] });
         assert!(!half.exists());
@@ -256,6 +291,10 @@ mod tests {
         assert_eq!(shelf.tidy(2500, false).unwrap(), Tidied { bytes: 2000, gone: vec![of(4), of(3)] });
         assert_eq!(shelf.tidy(0, false).unwrap(), Tidied { bytes: 1000, gone: vec![of(2)] });
         assert!(shelf.get(&of(1), "1500.jpg").is_ok(), "the one touched last stays");
+        assert_eq!(shelf.bytes(), 1000, "what went is not counted");
+        let again = Shelf::open(&root).unwrap();
+        assert_eq!(again.tidy(0, true).unwrap(), Tidied { bytes: 1000, gone: vec![] });
+        assert_eq!(again.bytes(), 1000, "what was there before the start is");
         fs::remove_dir_all(root).unwrap();
     }
 }

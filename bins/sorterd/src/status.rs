@@ -47,7 +47,7 @@ pub fn json(hub: &Hub, around: &Around, now: Instant) -> Value {
         "failed": counts.failed,
         "panoramas": hub.counts.panoramas,
         "panoramas_failed": hub.counts.panoramas_failed,
-        "pictures_bytes": hub.pictures_bytes,
+        "pictures_bytes": hub.shelf.bytes(),
         "database_error": hub.database,
         "panel": { "sent": load(&panel.sent), "dropped": load(&panel.dropped), "refused": load(&panel.refused) },
         "uploads": uploads,
@@ -101,7 +101,7 @@ pub fn metrics(hub: &Hub, around: &Around, now: Instant) -> Metrics {
     m.counter("sorterd_panoramas_total", panoramas, &[("outcome", "failed")], hub.counts.panoramas_failed);
     m.gauge("sorterd_queue", "Messages being worked on or waiting for it", &[], hub.core.len() as f64);
     m.gauge("sorterd_connections", "Clients connected", &[], around.connections as f64);
-    m.gauge("sorterd_pictures_bytes", "Pictures on disk", &[], hub.pictures_bytes as f64);
+    m.gauge("sorterd_pictures_bytes", "Pictures on disk", &[], hub.shelf.bytes() as f64);
     let database = if hub.database.is_none() { 1.0 } else { 0.0 };
     m.gauge("sorterd_database_up", "Whether the database answers", &[], database);
     let panel = &hub.panel.counts;

@@ -5,7 +5,7 @@
 
 use std::io::{self, Read, Write};
 
-use edge::http::{Request, Response};
+use edge::http::{Request, Response, host};
 use tungstenite::error::CapacityError;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -181,11 +181,12 @@ fn has_token(value: &str, token: &str) -> bool {
 /// Answers the handshake (RFC 6455 section 4.2).
 ///
 /// A browser says whose page asks, in `Origin`; arms don't. A page of somebody else's could otherwise command the arm
-/// through the browser of whoever looks at it, so it has to be a page of this very server.
+/// through the browser of whoever looks at it, so it has to be a page of this very server, asked by one of its own names:
+/// addresses, `localhost`, and `hosts`.
 ///
 /// # Errors
 /// The refusal to send instead.
-pub fn accept(request: &Request) -> Result<Response, Response> {
+pub fn accept(request: &Request, hosts: &[String]) -> Result<Response, Response> {
     let refuse = |status, why: &str| Err(Response::text(status, why));
     if request.method != "GET" || request.minor == 0 {
         return refuse(400, "a WebSocket begins with GET and HTTP/1.1");
@@ -202,10 +203,13 @@ pub fn accept(request: &Request) -> Result<Response, Response> {
         return refuse(400, "Sec-WebSocket-Key has to be 16 bytes in base64");
     }
     if let Some(origin) = request.header("origin") {
-        let host = request.header("host").unwrap_or_default();
+        let asked = request.header("host").unwrap_or_default();
         let from = origin.split_once("://").map(|(_, rest)| rest);
-        if host.is_empty() || from.is_none_or(|from| !from.eq_ignore_ascii_case(host)) {
+        if asked.is_empty() || from.is_none_or(|from| !from.eq_ignore_ascii_case(asked)) {
             return refuse(403, "a page of another site may not command the arm");
+        }
+        if !host::is_own(request, hosts) {
+            return Err(host::refusal("hosts"));
         }
     }
     Ok(Response::text(101, "")

@@ -33,7 +33,7 @@ const GOOD: &str = "GET /any HTTP/1.1\r\nHost: arm:6000\r\nUpgrade: websocket\r\
 fn the_handshake_of_the_rfc() {
     let asked = request(&format!("{GOOD}\r\n"));
     assert!(is_upgrade(&asked));
-    let answer = accept(&asked).unwrap();
+    let answer = accept(&asked, &[]).unwrap();
     let accepted = answer.headers.iter().find(|(name, _)| *name == "Sec-WebSocket-Accept").unwrap();
     assert_eq!(accepted.1, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert!(!is_upgrade(&request("GET / HTTP/1.1\r\nHost: x\r\n\r\n")));
@@ -42,7 +42,7 @@ fn the_handshake_of_the_rfc() {
 #[test]
 fn wrong_handshakes_are_refused() {
     let with =
-        |from: &str, to: &str| accept(&request(&(GOOD.replace(from, to) + "\r\n"))).unwrap_err().status;
+        |from: &str, to: &str| accept(&request(&(GOOD.replace(from, to) + "\r\n")), &[]).unwrap_err().status;
     assert_eq!(with("GET", "POST"), 400);
     assert_eq!(with("keep-alive, Upgrade", "keep-alive"), 400);
     assert_eq!(with("Version: 13", "Version: 8"), 426);
@@ -50,8 +50,25 @@ fn wrong_handshakes_are_refused() {
     assert_eq!(with("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j\"Q=="), 400);
     assert_eq!(with("Upgrade: websocket\r\n", "Upgrade: websocket\r\nOrigin: https://evil.example\r\n"), 403);
     assert_eq!(with("Upgrade: websocket\r\n", "Upgrade: websocket\r\nOrigin: null\r\n"), 403);
-    let own = GOOD.replace("Upgrade: websocket\r\n", "Upgrade: websocket\r\nOrigin: http://arm:6000\r\n");
-    assert_eq!(accept(&request(&(own + "\r\n"))).unwrap().status, 101);
+}
+
+#[test]
+fn a_browsers_page_has_to_be_this_servers_under_a_name_of_its_own() {
+    let status = |host: &str, origin: &str| {
+        let asked = GOOD
+            .replace("arm:6000", host)
+            .replace("Upgrade: websocket", &format!("Upgrade: websocket{origin}"));
+        accept(&request(&(asked + "\r\n")), &["arm".into()]).map_or_else(|r| r.status, |r| r.status)
+    };
+    for own in ["arm:6000", "ARM:6000", "localhost:6000", "10.0.0.7:6000", "[::1]:6000", "arm"] {
+        assert_eq!(status(own, &format!("\r\nOrigin: http://{own}")), 101, "{own}");
+    }
+    // A stranger's name that leads here: what the page says of itself and what it asks for agree.
+    for foreign in ["evil.example:6000", "arm.evil.example", "localhost.evil.example:6000"] {
+        assert_eq!(status(foreign, &format!("\r\nOrigin: http://{foreign}")), 403, "{foreign}");
+        assert_eq!(status(foreign, ""), 101, "an arm knows this server by any name: {foreign}");
+    }
+    assert_eq!(status("arm:6000", "\r\nOrigin: http://arm:6001"), 403);
 }
 
 #[test]

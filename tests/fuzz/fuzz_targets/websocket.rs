@@ -26,7 +26,7 @@ fn shake(data: &[u8]) {
     let mut conn = Conn::new(Limits::default(), now);
     conn.received(data, now);
     let Some(ConnEvent::Head(request)) = conn.next(now) else { return };
-    match ws::accept(&request) {
+    match ws::accept(&request, &[]) {
         Ok(answer) => {
             assert_eq!(answer.status, 101);
             assert!(request.method == "GET" && request.header("sec-websocket-key").is_some());

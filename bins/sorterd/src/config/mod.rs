@@ -23,6 +23,8 @@ use vision::{DetectorTable, StitchTable, VectorizerTable};
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Raw {
     pub listen: String,
+    /// Names under which a browser may ask, besides addresses, `localhost` and this machine's own.
+    pub hosts: Vec<String>,
     pub ctl_socket: PathBuf,
     pub state_dir: PathBuf,
     pub drain_ms: u64,
@@ -81,6 +83,7 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:6000".into(),
+            hosts: Vec::new(),
             ctl_socket: "/run/edge/sorterd/ctl.sock".into(),
             state_dir: "/var/lib/edge/sorterd".into(),
             drain_ms: 30_000,
@@ -162,6 +165,8 @@ pub struct Config {
     pub upload: Option<UploadConfig>,
     /// Host and port of the control panel; "" for none.
     pub panel: String,
+    /// Names under which a browser may ask, with this machine's own.
+    pub hosts: Vec<String>,
     pub caps: Caps,
 }
 
@@ -195,6 +200,7 @@ impl Config {
             let why = format!("expected a host and a port such as \"panel:8000\", found {panel:?}");
             return Err(loaded.problem("panel.host", &why));
         }
+        http::host::check(&raw.hosts).map_err(|why| loaded.problem("hosts", &why))?;
         let (mode, upload) = raw.upload.check(&loaded, &raw.state_dir, &env.store)?;
         Ok(Self {
             detector: raw.detector.check(&loaded)?,
@@ -204,6 +210,7 @@ impl Config {
             mode,
             upload,
             panel,
+            hosts: raw.hosts.iter().cloned().chain(http::host::of_machine()).collect(),
             caps: caps(&raw.limits),
             raw: loaded.raw,
         })
