@@ -63,7 +63,7 @@ impl View<'_> {
             line += &format!(", {fps_in:.0} fps in, {fps_out:.0} out");
         }
         if let Some(us) = stream.core.delay_us(0.5) {
-            line += &format!(", {} ms", us.div_ceil(1000));
+            line += &format!(", delay {} ms", us.div_ceil(1000));
         }
         let viewers = self.outputs.viewers(&stream.config.name);
         if viewers > 0 {

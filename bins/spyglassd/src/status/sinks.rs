@@ -25,7 +25,7 @@ const COUNTERS: [(&str, &str, &str); 7] = [
     ("fragments-resent", "spyglassd_sink_fragments_resent_total", "Fragments that were sent again."),
     ("fragments-dropped", "spyglassd_sink_fragments_dropped_total", "Fragments for which there was no room."),
     ("bytes-sent", "spyglassd_sink_bytes_sent_total", "Bytes sent."),
-    ("segments", "spyglassd_sink_segments_total", "Files begun."),
+    ("segments", "spyglassd_sink_segments_total", "Files that are whole."),
     ("frames-dropped", "spyglassd_sink_frames_dropped_total", "Units that the sink did not take."),
 ];
 /// And what goes up and down.
