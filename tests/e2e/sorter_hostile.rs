@@ -92,6 +92,26 @@ fn names_become_neither_paths_nor_sql() {
     assert!(sorter.daemon.term().success());
 }
 
+/// A picture whose other headers are wrong is a picture: an arm takes all that is not false for success.
+fn wrong_headers_are_a_no(socket: &mut WebSocket) {
+    for command in ["recv_img_proc", "recv_img_after"] {
+        let mut all = headers("s1", "1500.jpg");
+        all["command"] = json!(command);
+        for key in ["arm_id", "session_id", "image_name"] {
+            for wrong in [None, Some(json!(null)), Some(json!([])), Some(json!(15.5))] {
+                let mut headers = all.clone();
+                match wrong {
+                    Some(wrong) => headers[key] = wrong,
+                    None => drop(headers.as_object_mut().unwrap().remove(key)),
+                }
+                assert_eq!(socket.picture(&headers, b"\xff\xd8"), json!(false), "{headers}");
+            }
+        }
+        all["image_name"] = json!(1500);
+        assert_eq!(socket.picture(&all, b"\xff\xd8"), json!(false), "{all}");
+    }
+}
+
 #[test]
 fn messages_that_are_none_are_refused_and_the_connection_stays() {
     let scratch = Scratch::new("sormsg");
@@ -144,23 +164,7 @@ fn messages_that_are_none_are_refused_and_the_connection_stays() {
         let right = if is_picture { answer == json!(false) } else { answer["error"].is_string() };
         assert!(right, "{what}: {answer}");
     }
-    // A picture whose other headers are wrong is a picture: an arm takes all that is not false for success.
-    for command in ["recv_img_proc", "recv_img_after"] {
-        let mut all = headers("s1", "1500.jpg");
-        all["command"] = json!(command);
-        for key in ["arm_id", "session_id", "image_name"] {
-            for wrong in [None, Some(json!(null)), Some(json!([])), Some(json!(15.5))] {
-                let mut headers = all.clone();
-                match wrong {
-                    Some(wrong) => headers[key] = wrong,
-                    None => drop(headers.as_object_mut().unwrap().remove(key)),
-                }
-                assert_eq!(socket.picture(&headers, b"\xff\xd8"), json!(false), "{headers}");
-            }
-        }
-        all["image_name"] = json!(1500);
-        assert_eq!(socket.picture(&all, b"\xff\xd8"), json!(false), "{all}");
-    }
+    wrong_headers_are_a_no(&mut socket);
     sorter.daemon.wait_log("the headers of the picture are not as they should be", Duration::from_secs(5));
     // Still the same connection, and it works.
     assert_eq!(socket.ask(&question("s1")), json!([]));

@@ -161,6 +161,34 @@ fn until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// A stranger's page whose name was given this machine's address sees nothing; nor does it show a picture as its own.
+fn strangers_see_nothing(rig: &Rig) {
+    for host in ["evil.example:18555", "evil.cams.example.org", "localhost.evil.example"] {
+        for path in ["/", "/streams.json", "/status.json", "/gate", "/gate.jpg", "/gate.mp4", "/none"] {
+            let (status, head, body) = rig.get_at(host, path, "");
+            let body = String::from_utf8_lossy(&body).into_owned();
+            assert!(
+                status == 403 && body.contains("add the name to [web] hosts in"),
+                "{host}{path}: {head} {body}"
+            );
+        }
+    }
+    for host in ["127.0.0.1:8555", "[::1]:8555", "10.0.0.7", "LOCALHOST", "cams.example.org:443"] {
+        assert_eq!(rig.get_at(host, "/streams.json", "").0, 200, "{host}");
+    }
+    for path in ["/", "/streams.json", "/status.json", "/gate.jpg"] {
+        let (_, head, _) = rig.get(path, "");
+        for line in ["Cross-Origin-Resource-Policy: same-origin", "Cache-Control: no-store"] {
+            assert_eq!(head.matches(line).count(), 1, "{path}: {head}");
+        }
+    }
+    let mut live = rig.watch("/gate.mjpg");
+    let mut head = [0; 400];
+    let got = live.read(&mut head).unwrap();
+    assert!(String::from_utf8_lossy(&head[..got]).contains("Resource-Policy: same-origin"), "{head:?}");
+    drop(live);
+}
+
 #[test]
 fn pages_streams_and_who_may_see_them() {
     if !have("pages_streams_and_who_may_see_them", &["ffmpeg", "ffprobe"]) {
@@ -207,31 +235,7 @@ fn pages_streams_and_who_may_see_them() {
     assert_eq!(rig.get("/yard.jpg", "").0, 503);
     assert!(asked.elapsed() >= Duration::from_secs(4));
 
-    // A stranger's page whose name was given this machine's address sees nothing; nor does it show a picture as its own.
-    for host in ["evil.example:18555", "evil.cams.example.org", "localhost.evil.example"] {
-        for path in ["/", "/streams.json", "/status.json", "/gate", "/gate.jpg", "/gate.mp4", "/none"] {
-            let (status, head, body) = rig.get_at(host, path, "");
-            let body = String::from_utf8_lossy(&body).into_owned();
-            assert!(
-                status == 403 && body.contains("add the name to [web] hosts in"),
-                "{host}{path}: {head} {body}"
-            );
-        }
-    }
-    for host in ["127.0.0.1:8555", "[::1]:8555", "10.0.0.7", "LOCALHOST", "cams.example.org:443"] {
-        assert_eq!(rig.get_at(host, "/streams.json", "").0, 200, "{host}");
-    }
-    for path in ["/", "/streams.json", "/status.json", "/gate.jpg"] {
-        let (_, head, _) = rig.get(path, "");
-        for line in ["Cross-Origin-Resource-Policy: same-origin", "Cache-Control: no-store"] {
-            assert_eq!(head.matches(line).count(), 1, "{path}: {head}");
-        }
-    }
-    let mut live = rig.watch("/gate.mjpg");
-    let mut head = [0; 400];
-    let got = live.read(&mut head).unwrap();
-    assert!(String::from_utf8_lossy(&head[..got]).contains("Resource-Policy: same-origin"), "{head:?}");
-    drop(live);
+    strangers_see_nothing(&rig);
 
     let users: Users = Arc::new(|user, password| user == "eve" && password == "a:b");
     let rig = Rig::start(units, Some(users), 4 << 20);
