@@ -9,6 +9,7 @@
 //! Never: encodes, blocks the caller.
 
 mod clients;
+mod feed;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use edge::log::Throttle;
 
+use gst::glib;
 use gst::prelude::*;
-use gst::{ClockTime, glib};
 use gst_app::AppSrc;
 use gst_rtsp_server::gst_rtsp::{RTSPAuthMethod, RTSPLowerTrans, RTSPStatusCode};
 use gst_rtsp_server::prelude::*;
@@ -31,6 +32,7 @@ use gst_rtsp_server::{
 use crate::config::access::Users;
 use crate::unit::Unit;
 use clients::Clients;
+use feed::Feed;
 
 /// Who has a password, has this role.
 const ROLE: &str = "viewer";
@@ -106,17 +108,6 @@ struct State {
 
 /// What a connection is closed by.
 type Handle = glib::WeakRef<RTSPClient>;
-
-/// A medium's way in.
-struct Feed {
-    id: u64,
-    name: String,
-    frames: AppSrc,
-    /// What is added to a unit's time, once the first one is there.
-    offset_ns: Option<i64>,
-    last_ns: Option<u64>,
-    waits_for_key: bool,
-}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -427,14 +418,7 @@ fn configure(shared: &Arc<Shared>, name: &str, media: &RTSPMedia) {
     let mut state = shared.lock();
     state.next += 1;
     let id = state.next;
-    state.feeds.push(Feed {
-        id,
-        name: name.to_owned(),
-        frames,
-        offset_ns: None,
-        last_ns: None,
-        waits_for_key: true,
-    });
+    state.feeds.push(Feed::new(id, name, frames));
     drop(state);
     let over = Arc::clone(shared);
     media.connect_unprepared(move |_| {
@@ -448,39 +432,6 @@ fn configure(shared: &Arc<Shared>, name: &str, media: &RTSPMedia) {
         (over.wake)();
     });
     shared.join(name);
-}
-
-impl Feed {
-    /// `false` when the unit is lost to this medium.
-    fn push(&mut self, unit: &Unit, queue_bytes: u64) -> bool {
-        if self.waits_for_key && !unit.key {
-            return true;
-        }
-        if self.frames.current_level_bytes() > queue_bytes {
-            self.waits_for_key = true;
-            return false;
-        }
-        // Before its clock runs, a medium counts from zero.
-        let now = self.frames.current_running_time().map_or(0, ClockTime::nseconds);
-        let (now, pts) = (i64::try_from(now).unwrap_or(0), i64::try_from(unit.pts_ns).unwrap_or(i64::MAX));
-        // A unit must not lie in the future, where it would be held back; if the first one was late, the others are
-        // early by that much, and the offset follows.
-        let offset = self.offset_ns.map_or(now - pts, |o| o.min(now.max(1) - pts)).max(-pts);
-        self.offset_ns = Some(offset);
-        let floor = self.last_ns.map_or(0, |last| last + 1);
-        let placed = u64::try_from(pts.saturating_add(offset)).unwrap_or(0).max(floor);
-        self.last_ns = Some(placed);
-        let mut buffer = gst::Buffer::from_slice(Arc::clone(&unit.data));
-        if let Some(buffer) = buffer.get_mut() {
-            buffer.set_pts(ClockTime::from_nseconds(placed));
-            buffer.set_dts(ClockTime::from_nseconds(placed));
-            if !unit.key {
-                buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
-            }
-        }
-        self.waits_for_key = self.frames.push_buffer(buffer).is_err();
-        !self.waits_for_key
-    }
 }
 
 #[cfg(test)]
