@@ -94,6 +94,8 @@ impl Check {
             .args(&files)
             .current_dir(top)
             .env("PYTHONPYCACHEPREFIX", &self.litter)
+            // Where the interpreter may not keep what it has compiled of its own library, it compiles that each time.
+            .env_remove("PYTHONDONTWRITEBYTECODE")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -206,6 +208,7 @@ mod tests {
         assert!(check.start(top, &Changes::one(top.join("gone.py"))).is_none());
         assert!(check.start(top, &Changes::All).unwrap().wait().is_err());
         assert!(!top.join("__pycache__").exists());
+        assert!(check.litter.is_dir(), "what it compiled of its own library is there for the next one");
     }
 
     #[test]
