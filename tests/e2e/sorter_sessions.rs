@@ -180,6 +180,44 @@ fn term_answers_what_was_taken_in() {
     assert_eq!(sorter.session("arm1", "s1")["images"].as_array().unwrap().len(), drawn.len());
 }
 
+/// Arms that send and are gone at once: what they sent counts, one message after the other.
+#[test]
+fn what_an_arm_sent_before_it_left_counts() {
+    use e2e::websocket::{BINARY, TEXT, message};
+    use rustix::process::Signal;
+    need_arm!();
+    let scratch = Scratch::new("sorgone");
+    let sorter = Sorter::start(&scratch, "");
+    let drawn = draw(&scratch, "sort");
+    let mut socket = WebSocket::connect(sorter.port);
+    let mut other = WebSocket::connect(sorter.port);
+    // Messages and the end of the connection come in one.
+    sorter.daemon.process().signal(Signal::STOP);
+    for (image, picture) in &drawn {
+        assert!(socket.send(BINARY, &message(&headers("s1", image), picture)));
+    }
+    socket.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let after = message(&e2e::sorter::after_headers("s2", &drawn[0].0), &drawn[0].1);
+    assert!(other.send(BINARY, &after));
+    let stitch = json!({ "command": "stitch_after_image", "arm_id": "arm1", "session_id": "s2" });
+    assert!(other.send(TEXT, stitch.to_string().as_bytes()));
+    drop(other);
+    sorter.daemon.process().signal(Signal::CONT);
+    for _ in &drawn {
+        assert_eq!(socket.answer(), json!(true), "who still listens is answered");
+    }
+    assert_eq!(socket.receive(), None, "then it is over");
+    assert_eq!(sorter.session("arm1", "s1")["images"].as_array().unwrap().len(), drawn.len());
+    wait_for("the panorama", Duration::from_secs(60), || {
+        let (status, _, _) = sorter.get("/pictures/arm1/s2/after_stitch.jpg");
+        (status == 200).then_some(())
+    });
+    wait_for("nobody is left", Duration::from_secs(10), || {
+        (sorter.daemon.status()["connections"] == 0).then_some(())
+    });
+    sorter.daemon.check_log();
+}
+
 /// Two arms with two sessions each at once, all five connections wide.
 #[test]
 fn several_arms_at_once() {

@@ -380,7 +380,7 @@ impl Hub {
         if talk.socket.is_over() {
             client.http.finish_raw(now);
         } else {
-            client.http.wait_raw((!talk.busy).then_some(now + self.settings.idle));
+            client.http.wait_raw((!talk.busy).then_some(now + self.settings.idle), now);
         }
         client.state = Exchange::Arm(talk);
     }

@@ -162,11 +162,14 @@ impl Conn {
         }
     }
 
-    /// The peer will send nothing more. An answer that is due is still sent.
+    /// The peer will send nothing more. What it sent is still understood, and an answer that is due is still sent.
     pub fn eof(&mut self) {
         self.ended = true;
         match self.phase {
-            Phase::Linger { .. } | Phase::Body | Phase::Raw { .. } => self.phase = Phase::Closed,
+            Phase::Linger { .. } => self.phase = Phase::Closed,
+            Phase::Body | Phase::Raw { until: Some(_) } if self.input.is_empty() => {
+                self.phase = Phase::Closed
+            }
             _ => {}
         }
     }

@@ -6,8 +6,8 @@ use super::{Conn, Phase, Response};
 
 impl Conn {
     /// Agrees to speak another protocol (RFC 9110 section 7.8): `response` is the 101 with its `Upgrade` header. From here
-    /// on what arrives comes as [`ConnEvent::Data`], [`Conn::send_raw`] sends, [`Conn::finish_raw`] ends it in order, and a
-    /// peer that closes its side ends it at once. Without a complete request waiting for its answer, nothing happens.
+    /// on what arrives comes as [`ConnEvent::Data`], [`Conn::send_raw`] sends, [`Conn::finish_raw`] ends it in order, and
+    /// where the peer closes its side, it ends as soon as the application waits for the peer. Without a complete request waiting for its answer, nothing happens.
     pub fn upgrade(&mut self, response: &Response, now: Instant) {
         if self.phase == Phase::Answer {
             response.write(&mut self.output, false, true);
@@ -27,9 +27,14 @@ impl Conn {
     }
 
     /// How long the other protocol waits for its peer; `None`: for as long as it takes, since the application is at work.
-    pub fn wait_raw(&mut self, until: Option<Instant>) {
-        if matches!(self.phase, Phase::Raw { .. }) {
-            self.phase = Phase::Raw { until };
+    /// A peer that closed its side is not waited for: what is to be sent is sent, then the connection is closed.
+    pub fn wait_raw(&mut self, until: Option<Instant>, now: Instant) {
+        if !matches!(self.phase, Phase::Raw { .. }) {
+            return;
+        }
+        self.phase = Phase::Raw { until };
+        if self.ended && until.is_some() && self.input.is_empty() {
+            self.finish_raw(now);
         }
     }
 

@@ -253,7 +253,7 @@ fn another_protocol_passes_through_and_ends_in_order() {
     assert!(sent(&mut c, now).starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
     assert_eq!(events(&mut c, now), [ConnEvent::Data(b"first".to_vec())]);
     assert!(c.deadline().is_none() && !c.is_idle(), "the application is at work");
-    c.wait_raw(Some(now + limits.idle_timeout));
+    c.wait_raw(Some(now + limits.idle_timeout), now);
     assert_eq!(c.deadline(), Some(now + limits.idle_timeout));
     assert!(c.is_idle());
     c.received(GET, now);
@@ -273,8 +273,57 @@ fn another_protocol_passes_through_and_ends_in_order() {
     c.received(GET, now);
     assert_eq!(events(&mut c, now).len(), 2);
     c.upgrade(&Response::text(101, ""), now);
-    c.wait_raw(Some(now));
+    c.wait_raw(Some(now), now);
     c.wrote(c.unsent(), now);
     assert_eq!(c.expire(now), None);
+    assert!(c.io().close);
+}
+
+#[test]
+fn what_came_before_the_peers_end_is_understood() {
+    let now = Instant::now();
+    let later = Some(now + Limits::default().idle_timeout);
+    // A body whose last piece and end of the connection come together.
+    let mut c = conn(now);
+    c.received(b"PUT /x HTTP/1.1\r\nHost: d\r\nContent-Length: 5\r\n\r\n", now);
+    assert_eq!(events(&mut c, now).len(), 1);
+    c.received(b"hello", now);
+    c.eof();
+    assert_eq!(events(&mut c, now), [ConnEvent::Data(b"hello".to_vec()), ConnEvent::End]);
+    c.respond(&Response::text(200, "ok"), now);
+    assert!(sent(&mut c, now).starts_with("HTTP/1.1 200"));
+    assert!(c.io().close);
+
+    // The same of another protocol, whose application was waiting for it.
+    let upgraded = || {
+        let mut c = conn(now);
+        c.received(GET, now);
+        assert_eq!(events(&mut c, now).len(), 2);
+        c.upgrade(&Response::text(101, ""), now);
+        c.wrote(c.unsent(), now);
+        c.wait_raw(later, now);
+        c
+    };
+    let mut c = upgraded();
+    c.received(b"last words", now);
+    c.eof();
+    assert!(!c.io().close && !c.io().read);
+    assert_eq!(events(&mut c, now), [ConnEvent::Data(b"last words".to_vec())]);
+    c.wait_raw(None, now);
+    assert!(!c.io().close && c.deadline().is_none(), "the application is at work on it");
+    c.send_raw(b"answer", now);
+    c.wait_raw(later, now);
+    assert_eq!(sent(&mut c, now), "answer");
+    assert!(c.io().close, "nobody is waited for");
+
+    // Nothing came before the end, or the application was at work when it came.
+    let mut c = upgraded();
+    c.eof();
+    assert!(c.io().close);
+    let mut c = upgraded();
+    c.wait_raw(None, now);
+    c.eof();
+    assert!(!c.io().close);
+    c.wait_raw(later, now);
     assert!(c.io().close);
 }
