@@ -29,6 +29,7 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use crate::http::{Conn, ConnEvent, Limits, Request, Response};
+use crate::net::Accepts;
 
 pub use metrics::Metrics;
 
@@ -113,6 +114,7 @@ pub struct Ctl {
     listener: Option<Listener>,
     clients: Vec<Client>,
     next: usize,
+    accepts: Accepts,
 }
 
 #[derive(Debug)]
@@ -140,7 +142,8 @@ impl Ctl {
     /// # Errors
     /// [`Error`]: the path is in use, or the system refused.
     pub fn bind(path: &Path, registry: &Registry) -> Result<Self, Error> {
-        let mut ctl = Self { listener: None, clients: Vec::new(), next: FIRST_TOKEN.0 + 1 };
+        let accepts = Accepts::new(format!("control socket {}", path.display()));
+        let mut ctl = Self { listener: None, clients: Vec::new(), next: FIRST_TOKEN.0 + 1, accepts };
         if path.as_os_str().is_empty() {
             return Ok(ctl);
         }
@@ -168,9 +171,9 @@ impl Ctl {
         token.0 >= FIRST_TOKEN.0
     }
 
-    /// When [`Ctl::timer`] is to be called; `None` while there is no client.
+    /// When [`Ctl::timer`] is to be called; `None` while there is no client and none waits.
     pub fn deadline(&self) -> Option<Instant> {
-        self.clients.iter().filter_map(|c| c.conn.deadline()).min()
+        self.clients.iter().filter_map(|c| c.conn.deadline()).chain(self.accepts.deadline()).min()
     }
 
     /// What [`Ctl::ready`] does for a token, what [`Ctl::timer`] does without one.
@@ -193,7 +196,7 @@ impl Ctl {
         }
     }
 
-    /// Time has passed: clients that are too slow are told so and go.
+    /// Time has passed: clients that are too slow are told so and go, and whoever waits is let in.
     pub fn timer(&mut self, registry: &Registry, now: Instant, pages: &mut dyn Pages) {
         for at in (0..self.clients.len()).rev() {
             if self.clients[at].conn.deadline().is_some_and(|deadline| deadline <= now) {
@@ -201,37 +204,25 @@ impl Ctl {
                 self.turn(registry, at, now, pages);
             }
         }
+        self.accepts.is_due(now);
         self.accept(registry, now, pages);
     }
 
     fn accept(&mut self, registry: &Registry, now: Instant, pages: &mut dyn Pages) {
         while self.clients.len() < CONNECTIONS_MAX {
             let Some(listener) = &self.listener else { return };
-            match listener.socket.accept() {
-                Ok((mut stream, _)) => {
-                    let token = Token(self.next);
-                    // Wrapping into the fixed tokens would take 2^31 clients at the least: stay on the last one.
-                    self.next = self.next.saturating_add(1);
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    if let Err(error) = registry.register(&mut stream, token, interest) {
-                        log::warn!("control socket: can't poll a client: {error}");
-                        continue;
-                    }
-                    let conn = Conn::new(LIMITS, now);
-                    self.clients.push(Client { token, stream, conn, request: None, shut: false });
-                    self.turn(registry, self.clients.len() - 1, now, pages);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        log::warn!(
-                            "control socket {}: can't accept a client: {error}",
-                            listener.path.display()
-                        );
-                    }
-                    return;
-                }
+            let Some((mut stream, _)) = self.accepts.next(now, || listener.socket.accept()) else { return };
+            let token = Token(self.next);
+            // Wrapping into the fixed tokens would take 2^31 clients at the least: stay on the last one.
+            self.next = self.next.saturating_add(1);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if let Err(error) = registry.register(&mut stream, token, interest) {
+                log::warn!("control socket: can't poll a client: {error}");
+                continue;
             }
+            let conn = Conn::new(LIMITS, now);
+            self.clients.push(Client { token, stream, conn, request: None, shut: false });
+            self.turn(registry, self.clients.len() - 1, now, pages);
         }
     }
 

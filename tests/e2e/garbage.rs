@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use e2e::broker::Broker;
@@ -139,4 +140,42 @@ fn a_port_in_use_is_explained() {
     let said = mqfwd.lines.tail(5);
     assert!(!status.success() && status.code() != Some(101), "{status}");
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("in use"), "{said}");
+}
+
+/// The process has all the files it may have: whoever comes waits, and is let in once there is room, although nobody
+/// comes after.
+#[test]
+fn who_comes_while_there_is_no_descriptor_is_let_in_later() {
+    let scratch = Scratch::new("nofile");
+    let port = net::free_port();
+    let mut mqfwd =
+        Daemon::new(&scratch, "mqfwd", "mqfwd", &Mqfwd::new(End::Listen(port), net::free_port(), 1).toml());
+    mqfwd.start_ready();
+    mqfwd.allow_files(Some(0));
+    let mut asks = UnixStream::connect(mqfwd.ctl()).unwrap();
+    asks.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut camera = TcpStream::connect(net::local(port)).unwrap();
+    // CONNECT of MQTT 3.1.1: clean session, keep-alive 60 s, client id "cam".
+    camera.write_all(b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03cam").unwrap();
+    for what in ["control socket ", "ingest on "] {
+        env::wait_for("both are refused", LONG, || {
+            let said = mqfwd.lines.all();
+            said.iter()
+                .any(|line| line.contains(what) && line.contains("can't let a client in"))
+                .then_some(())
+        });
+    }
+    // Tried again and refused again, without a line for each.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(mqfwd.lines.all().iter().filter(|line| line.contains("can't let a client in")).count(), 2);
+    mqfwd.allow_files(None);
+    asks.set_read_timeout(Some(LONG)).unwrap();
+    camera.set_read_timeout(Some(LONG)).unwrap();
+    let mut answer = String::new();
+    asks.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut connack = [0; 4];
+    camera.read_exact(&mut connack).unwrap();
+    assert_eq!(connack, [0x20, 2, 0, 0], "CONNACK, accepted");
+    mqfwd.check_log();
 }

@@ -8,14 +8,6 @@ use e2e::env::wait_for;
 use e2e::scratch::Scratch;
 use e2e::spyglass::{Raw, Spyglass, frame, have_numpy, hello, report};
 use e2e::{need, skip};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-
-/// What the daemon may open from now on.
-fn allow_files(spy: &Spyglass, most: u64) {
-    let pid = Pid::from_raw(spy.daemon.process().pid().try_into().unwrap()).unwrap();
-    let limit = Rlimit { current: Some(most), maximum: Some(1024.max(most)) };
-    prlimit(Some(pid), Resource::Nofile, limit).unwrap();
-}
 
 /// Connections to RTSP that say nothing.
 fn idle(spy: &Spyglass, count: usize) -> Vec<TcpStream> {
@@ -56,7 +48,7 @@ fn idle_connections_to_rtsp_are_bounded_and_hold_up_nobody() {
     }
     let scratch = Scratch::new("spym");
     let spy = Spyglass::start(&scratch, "sessions-max = 8\nconnections-max = 16\n", "");
-    allow_files(&spy, 512);
+    spy.daemon.allow_files(Some(500));
     let crowd = idle(&spy, 488);
     wait_for("all but 16 to be closed", Duration::from_secs(10), || (open(&crowd) <= 16).then_some(()));
     // An application and a viewer come in, past those that still wait.
@@ -92,15 +84,13 @@ fn idle_connections_to_rtsp_are_bounded_and_hold_up_nobody() {
 fn an_application_that_comes_while_there_is_no_descriptor_is_let_in_later() {
     let scratch = Scratch::new("spyf");
     let spy = Spyglass::start(&scratch, "", "");
-    let files = format!("/proc/{}/fd", spy.daemon.process().pid());
-    let taken = |n: &u64| std::path::Path::new(&files).join(n.to_string()).is_symlink();
-    allow_files(&spy, (0..).find(|n| !taken(n)).unwrap());
+    spy.daemon.allow_files(Some(0));
     let app = Raw::connect(&spy);
     assert!(app.send(&hello("cam", (64, 48), 0, 1, 2)));
-    spy.daemon.wait_log("can't let an application in", Duration::from_secs(10));
+    spy.daemon.wait_log("frames socket: can't let a client in", Duration::from_secs(10));
     // Nothing more happens at the socket: the daemon has to try by itself.
     std::thread::sleep(Duration::from_millis(1500));
-    allow_files(&spy, 1024);
+    spy.daemon.allow_files(None);
     assert_eq!(app.receive().get(4), Some(&2), "RING");
     spy.daemon.check_log();
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::env;
@@ -170,6 +171,18 @@ impl Daemon {
     /// What it has used so far; zeros when it is not running.
     pub fn usage(&self) -> Usage {
         self.process.as_ref().map(Process::usage).unwrap_or_default()
+    }
+
+    /// How many files it may have open from now on: all that it has and `more` (of which holes may take some), or
+    /// without a number 1024.
+    pub fn allow_files(&self, more: Option<u64>) {
+        let pid = self.process().pid();
+        let files = PathBuf::from(format!("/proc/{pid}/fd"));
+        let first_free = (0..).find(|n: &u64| !files.join(n.to_string()).is_symlink());
+        let most = more.map_or(1024, |more| first_free.expect("a number without a file") + more);
+        let limit = Rlimit { current: Some(most), maximum: Some(1024.max(most)) };
+        let pid = pid.try_into().ok().and_then(Pid::from_raw);
+        prlimit(pid, Resource::Nofile, limit).expect("prlimit");
     }
 
     /// Its control socket.

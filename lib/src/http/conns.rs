@@ -22,7 +22,7 @@ use mio::{Interest, Registry, Token};
 
 use super::{Conn, ConnEvent, Limits, Reject, Response};
 use crate::log::Throttle;
-use crate::net::{self, InBuf, Stream, Tokens};
+use crate::net::{self, Accepts, InBuf, Stream, Tokens};
 use crate::timer::Timers;
 use crate::tls::{self, ServerTls};
 pub use bounds::Bounds;
@@ -32,8 +32,6 @@ use slot::{Slot, Stage, Turn};
 const ACCEPTS: usize = 64;
 /// How long a connection that we ended may take to hear of it.
 const CLOSING: Duration = Duration::from_secs(1);
-/// How long nothing is accepted after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// A peer's failed handshakes are logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Peers that are remembered for that.
@@ -119,7 +117,7 @@ pub struct Conns<S: Service> {
     sent: u64,
     /// Those with more to do.
     again: BTreeSet<Token>,
-    accept_at: Option<Instant>,
+    accepts: Accepts,
     scratch: InBuf,
     logged: HashMap<IpAddr, Throttle>,
     full: Throttle,
@@ -136,6 +134,9 @@ impl<S: Service> Conns<S> {
         caps: Caps,
         registry: &Registry,
     ) -> io::Result<Self> {
+        let address =
+            |l: &std::net::TcpListener| l.local_addr().map_or_else(|_| "?".into(), |a| a.to_string());
+        let what = listeners.iter().map(address).collect::<Vec<_>>().join(", ");
         let mut listeners: Vec<_> =
             listeners.into_iter().take(LISTENERS_MAX).map(TcpListener::from_std).collect();
         for (n, listener) in listeners.iter_mut().enumerate() {
@@ -150,7 +151,7 @@ impl<S: Service> Conns<S> {
             timers: Timers::new(),
             sent: 0,
             again: BTreeSet::new(),
-            accept_at: None,
+            accepts: Accepts::new(what),
             scratch: InBuf::default(),
             logged: HashMap::new(),
             full: Throttle::new(LOG_EVERY),
@@ -183,7 +184,7 @@ impl<S: Service> Conns<S> {
     /// Listens no more; connections stay.
     pub fn close_listeners(&mut self) {
         self.listeners.clear();
-        self.accept_at = None;
+        self.accepts.stop();
     }
 
     /// Whether an event with this token is for [`Conns::ready`].
@@ -219,7 +220,7 @@ impl<S: Service> Conns<S> {
         if !self.again.is_empty() {
             return Some(now);
         }
-        self.timers.deadline().into_iter().chain(self.accept_at).min()
+        self.timers.deadline().into_iter().chain(self.accepts.deadline()).min()
     }
 
     /// Sets the connection's timer where it would fire too late.
@@ -267,7 +268,7 @@ impl<S: Service> Conns<S> {
             }
             self.arm(token);
         }
-        if self.accept_at.is_some_and(|at| at <= now) {
+        if self.accepts.is_due(now) {
             self.accept(registry, service, now);
         }
     }
@@ -356,29 +357,16 @@ impl<S: Service> Conns<S> {
     }
 
     fn accept(&mut self, registry: &Registry, service: &mut S, now: Instant) {
-        self.accept_at = None;
         for n in 0..self.listeners.len() {
             for turn in 0.. {
                 if turn == ACCEPTS {
-                    self.accept_at = Some(now);
+                    self.accepts.again(now);
                     break;
                 }
-                match self.listeners[n].accept() {
-                    Ok((socket, address)) => {
-                        self.welcome(socket, address.ip().to_canonical(), registry, service, now)
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                        ) => {}
-                    Err(error) => {
-                        log::error!("can't accept clients: {error}");
-                        self.accept_at = Some(now + ACCEPT_PAUSE);
-                        break;
-                    }
-                }
+                let Some((socket, address)) = self.accepts.next(now, || self.listeners[n].accept()) else {
+                    break;
+                };
+                self.welcome(socket, address.ip().to_canonical(), registry, service, now);
             }
         }
     }

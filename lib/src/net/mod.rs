@@ -3,6 +3,7 @@
 //!
 //! It never blocks outside the worker thread, and never decides when to try again: that is the caller's.
 
+mod accepts;
 mod buffer;
 mod connect;
 mod resolve;
@@ -16,6 +17,7 @@ use std::{
 
 use mio::Token;
 
+pub use accepts::Accepts;
 pub use buffer::{InBuf, OutBuf};
 pub use connect::{Connector, Progress};
 pub use resolve::{Resolved, Resolver};

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge::log::Throttle;
-use edge::net::Tokens;
+use edge::net::{Accepts, Tokens};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
@@ -24,8 +23,6 @@ use super::wire::{BYTES_MAX, Frame, Hello, Message};
 
 /// Messages read from a connection before others get their turn.
 const BUDGET: usize = 64;
-/// How long nobody is let in after the system refused it: the process may have no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The bounds; `etc/spyglassd.toml` explains them.
 #[derive(Debug, Clone)]
@@ -85,9 +82,7 @@ pub struct Port {
     /// Those with more to read than their turn allowed.
     again: Vec<Token>,
     refused: u64,
-    /// Clients wait whom the system did not let in: the poll speaks of them once.
-    accept_at: Option<Instant>,
-    no_accept: Throttle,
+    accepts: Accepts,
 }
 
 #[derive(Debug)]
@@ -138,8 +133,7 @@ impl Port {
             clients: BTreeMap::new(),
             again: Vec::new(),
             refused: 0,
-            accept_at: None,
-            no_accept: Throttle::new(Duration::from_secs(60)),
+            accepts: Accepts::new("frames socket"),
         })
     }
 
@@ -153,7 +147,7 @@ impl Port {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let silent = self.clients.values().filter(|c| c.granted.is_none());
-        silent.map(|c| c.since + self.config.hello_timeout).chain(self.accept_at).min()
+        silent.map(|c| c.since + self.config.hello_timeout).chain(self.accepts.deadline()).min()
     }
 
     /// Whether [`Port::resume`] has work.
@@ -200,7 +194,7 @@ impl Port {
         for token in late {
             self.hang_up(registry, token, "no HELLO came", events);
         }
-        if self.accept_at.is_some_and(|at| at <= now) {
+        if self.accepts.is_due(now) {
             self.accept(registry, now);
         }
     }
@@ -241,23 +235,8 @@ impl Port {
     }
 
     fn accept(&mut self, registry: &Registry, now: Instant) {
-        self.accept_at = None;
-        loop {
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let socket = match net::accept_with(&self.listener, flags) {
-                Ok(socket) => socket,
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
-                Err(Errno::AGAIN) => return,
-                Err(error) => {
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                    if self.no_accept.event(now).is_some() {
-                        log::warn!(
-                            "frames socket: can't let an application in: {error}; tried again each second"
-                        );
-                    }
-                    return;
-                }
-            };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        while let Some(socket) = self.accepts.next(now, || Ok(net::accept_with(&self.listener, flags)?)) {
             if self.clients.len() >= self.config.producers_max {
                 self.refused += 1;
                 let max = self.config.producers_max;

@@ -1,10 +1,7 @@
 //! The connections of an ingest port, from the first byte to the last: admission, reading and writing, CONNECT, and
 //! the end with its will and its session.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use mio::{Interest, Registry, net::TcpStream};
 
@@ -41,27 +38,14 @@ impl Ingest {
     pub(super) fn accept_new(&mut self, registry: &Registry, now: Instant) {
         for _ in 0..ACCEPT_BUDGET {
             let Some(listener) = &self.listener else { return };
-            match listener.accept() {
-                Ok((socket, address)) => {
-                    if self.clients.len() >= self.cfg.max_clients + STRANGERS_MAX {
-                        log::warn!(
-                            "ingest: {address} turned away: {} connections are open",
-                            self.clients.len()
-                        );
-                    } else if let Err(error) = self.admit(registry, socket, address, now) {
-                        log::info!("ingest: {address}: {error}");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    log::error!("ingest: can't accept on {}: {error}; trying again in 1 s", self.cfg.listen);
-                    self.timers.set(Timer::Accept, now + Duration::from_secs(1));
-                    return;
-                }
+            let Some((socket, address)) = self.accepts.next(now, || listener.accept()) else { return };
+            if self.clients.len() >= self.cfg.max_clients + STRANGERS_MAX {
+                log::warn!("ingest: {address} turned away: {} connections are open", self.clients.len());
+            } else if let Err(error) = self.admit(registry, socket, address, now) {
+                log::info!("ingest: {address}: {error}");
             }
         }
-        self.timers.set(Timer::Accept, now);
+        self.accepts.again(now);
     }
 
     pub(super) fn admit(

@@ -17,7 +17,7 @@ use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 use super::{ConnId, Error, IngestConfig, IngestEvent, peer::Peer};
 use crate::{
     mqtt::wire::kind,
-    net::{self, InBuf, OutBuf, Stream},
+    net::{self, Accepts, InBuf, OutBuf, Stream},
     timer::Timers,
 };
 
@@ -81,8 +81,6 @@ enum Timer {
     Conn(usize),
     /// Expiry of the session of a client id.
     Session(String),
-    /// Accepting goes on after the system had no descriptor left.
-    Accept,
 }
 
 /// The port and all its clients.
@@ -101,6 +99,7 @@ pub struct Ingest {
     /// Clients to read from or write to without waiting for an event.
     todo: Vec<usize>,
     timers: Timers<Timer>,
+    accepts: Accepts,
     paused: bool,
     now: Option<Instant>,
 }
@@ -115,6 +114,7 @@ impl Ingest {
             io::ErrorKind::AddrInUse => Error::InUse { listen: cfg.listen.clone() },
             _ => Error::Listen { listen: cfg.listen.clone(), reason: error.to_string() },
         })?;
+        let accepts = Accepts::new(format!("ingest on {}", cfg.listen));
         Ok(Ingest {
             cfg,
             listener: Some(listener),
@@ -127,6 +127,7 @@ impl Ingest {
             turn: 0,
             todo: Vec::new(),
             timers: Timers::new(),
+            accepts,
             paused: false,
             now: None,
         })
@@ -186,7 +187,6 @@ impl Ingest {
         self.now = Some(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
-                Timer::Accept => self.accept_new(registry, now),
                 Timer::Session(id) => {
                     if self.sessions.get(&id).is_some_and(|s| s.connected.is_none()) {
                         self.sessions.remove(&id);
@@ -199,6 +199,9 @@ impl Ingest {
                 }
             }
         }
+        if self.accepts.is_due(now) {
+            self.accept_new(registry, now);
+        }
         self.service_todo(now);
     }
 
@@ -208,7 +211,7 @@ impl Ingest {
         if !self.events.is_empty() || !self.active.is_empty() || !self.todo.is_empty() {
             return self.now;
         }
-        self.timers.deadline()
+        self.timers.deadline().into_iter().chain(self.accepts.deadline()).min()
     }
 
     /// The next event, in order per client.
