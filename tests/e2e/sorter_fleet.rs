@@ -8,7 +8,7 @@ use e2e::postgres::Postgres;
 use e2e::proxy::Proxy;
 use e2e::scratch::Scratch;
 use e2e::skip;
-use e2e::sorter::{Sorter, after_headers, draw, have_arm, headers, question};
+use e2e::sorter::{PANORAMA, Sorter, after_headers, draw, have_arm, headers, question};
 use e2e::websocket::{TEXT, WebSocket};
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn error(answer: &Value) -> String {
 }
 
 fn panorama(machine: &Sorter, session: &str, name: &str) -> Vec<u8> {
-    wait_for(&format!("{name} of {session}"), LONG, || {
+    wait_for(&format!("{name} of {session}"), PANORAMA, || {
         let (status, _, body) = machine.get(&format!("/pictures/arm1/{session}/{name}"));
         (status == 200).then_some(body)
     })
@@ -184,7 +184,7 @@ fn what_is_not_uploaded_yet_is_waited_for() {
         let begun = Instant::now();
         fleet.send(a, "beside");
         assert_eq!(a.get("/").0, 200);
-        assert!(begun.elapsed() < Duration::from_secs(20), "others go on: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(25), "others go on: {:?}", begun.elapsed());
         assert!(!waits.is_finished(), "it waits still");
         fleet.proxy.refuse(false);
         assert_eq!(waits.join().unwrap(), right);
@@ -247,7 +247,7 @@ fn s3_away_is_a_clear_refusal_in_time() {
 #[test]
 fn an_object_that_is_something_else_is_refused() {
     // Long enough for all that is fetched here; each refusal waits for so long, since the right object may yet come.
-    let fleet = fleet!(3000);
+    let fleet = fleet!(8000);
     fleet.send(&fleet.a, "s1");
     fleet.uploaded(&fleet.a);
     let right = ask(&fleet.a, "s1");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::chromium::Browser;
 
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = e2e::sorter::PANORAMA;
 
 fn wait_value(browser: &mut Browser, what: &str, expression: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     wait_for(what, LONG, || Some(browser.value(expression)).filter(&wanted))

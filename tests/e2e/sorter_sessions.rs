@@ -7,7 +7,7 @@ use e2e::env::{run, seed, wait_for};
 use e2e::postgres::Postgres;
 use e2e::scratch::Scratch;
 use e2e::skip;
-use e2e::sorter::{Sorter, draw, have_arm, headers, python, question, report};
+use e2e::sorter::{PANORAMA, Sorter, draw, have_arm, headers, python, question, report};
 use e2e::websocket::WebSocket;
 use serde_json::json;
 
@@ -78,7 +78,7 @@ fn every_scene_is_sorted_as_it_was_drawn_postgresql() {
     let away = WebSocket::connect(sorter.port).ask(&question("sort1"));
     assert!(away["error"].is_string(), "{away}");
     postgres.resume();
-    wait_for("the same commands", Duration::from_secs(30), || {
+    wait_for("the same commands", Duration::from_secs(120), || {
         (WebSocket::connect(sorter.port).ask(&question("sort1")) == before).then_some(())
     });
     assert!(sorter.daemon.term().success());
@@ -132,7 +132,7 @@ fn kill_9_in_the_middle_and_the_session_goes_on() {
         let mut arm = sorter.arm("play", &["sort", "--session", &name]);
         std::thread::sleep(Duration::from_millis(rng.u64(300..1500)));
         sorter.daemon.kill9();
-        arm.wait_exit(Duration::from_secs(60));
+        arm.wait_exit(Duration::from_secs(240));
         sorter.daemon.start_ready();
         let report = sorter.play_well("sort", &["--session", &name]);
         assert_eq!(report["commands"], calm["commands"], "killed or not, the answer is the same");
@@ -208,11 +208,11 @@ fn what_an_arm_sent_before_it_left_counts() {
     }
     assert_eq!(socket.receive(), None, "then it is over");
     assert_eq!(sorter.session("arm1", "s1")["images"].as_array().unwrap().len(), drawn.len());
-    wait_for("the panorama", Duration::from_secs(60), || {
+    wait_for("the panorama", PANORAMA, || {
         let (status, _, _) = sorter.get("/pictures/arm1/s2/after_stitch.jpg");
         (status == 200).then_some(())
     });
-    wait_for("nobody is left", Duration::from_secs(10), || {
+    wait_for("nobody is left", Duration::from_secs(60), || {
         (sorter.daemon.status()["connections"] == 0).then_some(())
     });
     sorter.daemon.check_log();
@@ -233,11 +233,11 @@ fn several_arms_at_once() {
         })
         .collect();
     for arm in &mut arms {
-        arm.wait_exit(Duration::from_secs(120));
+        arm.wait_exit(Duration::from_secs(240));
         assert_eq!(report(arm)["problems"], json!([]), "{}", arm.lines.tail(5));
     }
     for (arm, session, _) in sessions {
-        wait_for("both panoramas", Duration::from_secs(60), || {
+        wait_for("both panoramas", PANORAMA, || {
             let made = sorter.session(arm, session)["panoramas"].clone();
             (made == json!(["original_stitch.jpg", "after_stitch.jpg"])).then_some(())
         });

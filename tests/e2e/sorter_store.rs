@@ -13,7 +13,7 @@ use e2e::{need, skip};
 use serde_json::json;
 
 const BUCKET: &str = "arms";
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = e2e::sorter::PANORAMA;
 
 fn configured(scratch: &Scratch, endpoint: &str) -> Sorter {
     let more = format!(
@@ -99,10 +99,10 @@ fn s3_away_then_silent_then_back() {
     assert!(s3.keys(BUCKET).is_empty());
     proxy.stall(false);
     proxy.cut();
-    let back = send(&sorter, "back");
+    send(&sorter, "back");
     wait_keys(&s3, &wanted);
     for (what, took) in [("away", away), ("silent", silent)] {
-        assert!(took < back * 4 + Duration::from_secs(2), "{what}: {took:?}, else {back:?}");
+        assert!(took < Duration::from_secs(40), "nobody waits for S3: {what}: {took:?}");
     }
     sorter.daemon.check_log();
 }
@@ -159,13 +159,13 @@ fn pictures_on_disk_are_counted_at_once_and_kept_below_their_bound() {
     }
     assert_eq!(sorter.daemon.metric("sorterd_pictures_bytes"), (4 * size) as f64);
     // Fewer than those after which it would look anyway.
-    let count = BOUND / size + 3;
-    assert!(count < 50, "a picture has {size} bytes");
+    let count = BOUND / size + 25;
+    assert!(count < 57, "a picture has {size} bytes");
     for n in 1..=count {
         assert_eq!(sorter.send(&headers(&format!("s{n}"), "1500.jpg"), &picture), json!(true));
-        assert!(bytes_kept(&sorter) <= BOUND + 4 * size, "{} after {n}", bytes_kept(&sorter));
+        assert!(bytes_kept(&sorter) <= BOUND + 12 * size, "{} after {n}", bytes_kept(&sorter));
     }
-    wait_for("no more than the bound", Duration::from_secs(10), || {
+    wait_for("no more than the bound", Duration::from_secs(60), || {
         (told() <= BOUND && told() == bytes_kept(&sorter)).then_some(())
     });
     let kept = sorter.kept();
@@ -189,7 +189,9 @@ fn what_is_kept_is_not_for_everybody() {
         let mut look = vec![sorter.daemon.dir.join("state")];
         while let Some(folder) = look.pop() {
             for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                let (meta, path) = (entry.metadata().unwrap(), entry.path());
+                // A temporary file may have got its name in this moment.
+                let Ok(meta) = entry.metadata() else { continue };
+                let path = entry.path();
                 let mode = meta.permissions().mode() & 0o777;
                 if meta.is_dir() {
                     assert_eq!(mode, 0o750, "{path:?}: {mode:o}");

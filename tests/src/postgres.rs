@@ -89,9 +89,12 @@ impl Postgres {
             format!("host all {user} 127.0.0.1/32 {method}\nhost all {user} ::1/128 {method}\n{rest}"),
         )
         .unwrap();
-        self.sql("SELECT pg_reload_conf()");
         // The reload is a signal: the next session may still see the old file.
-        std::thread::sleep(Duration::from_millis(300));
+        let before = self.sql("SELECT pg_conf_load_time()");
+        self.sql("SELECT pg_reload_conf()");
+        env::wait_for("the reload", Duration::from_secs(30), || {
+            (self.sql("SELECT pg_conf_load_time()") != before).then_some(())
+        });
     }
 
     fn end(&mut self, signal: rustix::process::Signal) {

@@ -15,6 +15,9 @@ use crate::process::Process;
 use crate::scratch::{Scratch, files};
 use crate::websocket::WebSocket;
 
+/// How long a panorama, or a few that wait for each other, may take on a machine that has much else to do.
+pub const PANORAMA: Duration = Duration::from_secs(300);
+
 /// A daemon on a port of its own.
 pub struct Sorter {
     /// The daemon.
@@ -64,7 +67,7 @@ impl Sorter {
     /// The same with another name in `Host`.
     pub fn get_at(&self, host: &str, path: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(local(self.port)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
@@ -88,7 +91,7 @@ impl Sorter {
     /// Plays a scene as a real arm does; its report, in which `problems` is what was not right.
     pub fn play(&self, scene: &str, more: &[&str]) -> Value {
         let mut arm = self.arm("play", &[&[scene], more].concat());
-        arm.wait_exit(Duration::from_secs(120));
+        arm.wait_exit(Duration::from_secs(240));
         report(&arm)
     }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use edge::log::chain;
 
-use super::{Chore, DbJob, Done, Look, Looked, Out};
+use super::{DbJob, Done, Look, Looked, Order, Out};
 use crate::album::Wanted;
 use crate::config::store::DbConfig;
 use crate::core::{Ask, Outcome, Stitch};
@@ -23,7 +23,7 @@ pub(super) struct Keeper {
     /// Whether the database answered when it was asked last.
     pub well: bool,
     /// For panoramas that begin with a question to the database.
-    pub chores: Sender<Chore>,
+    pub orders: Sender<Order>,
     pub out: Out,
 }
 
@@ -74,7 +74,7 @@ impl Keeper {
         match self.with(|db| db.after(&session.arm, &session.session)) {
             Ok(rows) => {
                 let pictures = rows.into_iter().map(Wanted::from).collect();
-                let _ = self.chores.send(Chore::Stitch(Stitch::After { session }, pictures));
+                let _ = self.orders.send((Stitch::After { session }, pictures));
             }
             Err(why) => self.out.send(Done::Stitched(Err((session, "after", why)))),
         }

@@ -1,5 +1,6 @@
 //! The threads that block: `sorter-work-N` see and group, `sorter-db` asks the database, `sorter-stitch` makes panoramas,
-//! `sorter-fetch-N` (where there is a bucket) wait for pictures that other machines were sent.
+//! `sorter-tidy` takes old pictures away, `sorter-fetch-N` (where there is a bucket) wait for pictures that other machines
+//! were sent.
 //!
 //! Owns: the threads, each with what it works with. Invariant: every job is followed by exactly one [`Done`]; how many
 //! there are at once is bounded by whoever gives them.
@@ -57,15 +58,8 @@ enum DbJob {
     Forget(Vec<Session>),
 }
 
-/// For the thread of the panoramas.
-#[derive(Debug)]
-enum Chore {
-    /// And the pictures taken afterwards that the database knows of.
-    Stitch(Stitch, Vec<Wanted>),
-    Tidy {
-        starting: bool,
-    },
-}
+/// For the thread of the panoramas: which, and the pictures taken afterwards that the database knows of.
+type Order = (Stitch, Vec<Wanted>);
 
 /// For the threads that wait for pictures.
 #[derive(Debug)]
@@ -95,7 +89,8 @@ pub enum Done {
 pub struct Workers {
     work: Sender<(Id, Work)>,
     db: Sender<DbJob>,
-    chores: Sender<Chore>,
+    orders: Sender<Order>,
+    tidy: Sender<bool>,
     searches: Sender<Search>,
     album: Album,
     done: Receiver<Done>,
@@ -162,13 +157,13 @@ impl Workers {
         }
         let searches = searchers(config, &album, &out)?;
         let (ask, asks) = mpsc::channel();
-        let (chores, queue) = mpsc::channel();
+        let (orders, queue) = mpsc::channel();
         let keeper = Keeper {
             db: open(&config.database)?,
             config: config.database.clone(),
             shelf: shelf.clone(),
             well: true,
-            chores: chores.clone(),
+            orders: orders.clone(),
             out: out.clone(),
         };
         thread("sorter-db".into(), move || keeper.run(&asks))?;
@@ -177,13 +172,19 @@ impl Workers {
             shelf: shelf.clone(),
             config: config.stitch.clone(),
             quality: config.raw.pictures.quality,
-            bytes_max: config.raw.pictures.bytes_max.0,
             panel: Arc::clone(panel),
-            out,
+            out: out.clone(),
         };
         thread("sorter-stitch".into(), move || stitcher.run(&queue))?;
+        let (tidy, queue) = mpsc::channel();
+        let (shelf, bytes_max) = (shelf.clone(), config.raw.pictures.bytes_max.0);
+        thread("sorter-tidy".into(), move || {
+            while let Ok(starting) = queue.recv() {
+                out.send(Done::Tidied(shelf.tidy(bytes_max, starting).map_err(|error| chain(&error))));
+            }
+        })?;
         let forgets = matches!(config.database, DbConfig::Sqlite { .. });
-        Ok(Self { work, db: ask, chores, searches, album, done: inbox, forgets })
+        Ok(Self { work, db: ask, orders, tidy, searches, album, done: inbox, forgets })
     }
 
     /// Something to compute.
@@ -215,14 +216,14 @@ impl Workers {
                 let _ = self.db.send(DbJob::After(session));
             }
             stitch => {
-                let _ = self.chores.send(Chore::Stitch(stitch, Vec::new()));
+                let _ = self.orders.send((stitch, Vec::new()));
             }
         }
     }
 
     /// Old pictures are to go.
     pub fn tidy(&self, starting: bool) {
-        let _ = self.chores.send(Chore::Tidy { starting });
+        let _ = self.tidy.send(starting);
     }
 
     /// The pictures of these sessions are gone. A database on a server is its operator's to tidy.

@@ -1,4 +1,4 @@
-//! `sorter-stitch`: the one thread that makes panoramas, and tidies the shelf. Nobody waits for either.
+//! `sorter-stitch`: the one thread that makes panoramas. Nobody waits for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 
 use edge::log::chain;
 
-use super::{Chore, Done, Out};
+use super::{Done, Order, Out};
 use crate::album::{Album, Wanted};
 use crate::core::{Kept, Stitch};
 use crate::message::{ImageName, Session};
@@ -20,28 +20,19 @@ pub(super) struct Stitcher {
     pub shelf: Shelf,
     pub config: StitchConfig,
     pub quality: u8,
-    pub bytes_max: u64,
     pub panel: Arc<Panel>,
     pub out: Out,
 }
 
 impl Stitcher {
-    pub fn run(self, queue: &Receiver<Chore>) {
-        while let Ok(chore) = queue.recv() {
-            let done = match chore {
-                Chore::Tidy { starting } => {
-                    Done::Tidied(self.shelf.tidy(self.bytes_max, starting).map_err(|error| chain(&error)))
-                }
-                Chore::Stitch(stitch, after) => {
-                    let (session, name, kind) = match &stitch {
-                        Stitch::Original { session, .. } => (session.clone(), PANORAMAS[0], "comm_gen"),
-                        Stitch::After { session } => (session.clone(), PANORAMAS[1], "after"),
-                    };
-                    let made = self.stitch(&stitch, after, &session, name, kind);
-                    Done::Stitched(made.map_err(|why| (session, kind, why)))
-                }
+    pub fn run(self, queue: &Receiver<Order>) {
+        while let Ok((stitch, after)) = queue.recv() {
+            let (session, name, kind) = match &stitch {
+                Stitch::Original { session, .. } => (session.clone(), PANORAMAS[0], "comm_gen"),
+                Stitch::After { session } => (session.clone(), PANORAMAS[1], "after"),
             };
-            self.out.send(done);
+            let made = self.stitch(&stitch, after, &session, name, kind);
+            self.out.send(Done::Stitched(made.map_err(|why| (session, kind, why))));
         }
     }
 

@@ -42,7 +42,13 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
+/// For a server that answers.
 fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// For a silent one.
+fn shortly() -> Instant {
     Instant::now() + Duration::from_millis(400)
 }
 
@@ -115,20 +121,19 @@ fn unknown_logins_and_refusals_are_told() {
     let Fault::Server { code, message: text, fatal } = fault else { panic!("{fault:?}") };
     assert_eq!((code.as_str(), text.as_str(), fatal), ("28P01", "no  such", true));
     assert!(why(open(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec())).contains("bytes, more than"));
-    assert!(why(open(Vec::new())).contains("in time"));
 }
 
 #[test]
 fn a_silent_server_is_left_in_time() {
     let begin = Instant::now();
     let (address, silent) = server(Vec::new(), Vec::new(), false);
-    assert!(why(Connection::open(&address, &Tls::Off, soon())).contains("in time"));
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(why(Connection::open(&address, &Tls::Off, shortly())).contains("in time"));
+    assert!(begin.elapsed() < Duration::from_secs(8));
     silent.join().unwrap();
     // It lets us in and then says nothing to a question.
     let (address, silent) = server([OK, READY].concat(), Vec::new(), false);
     let mut connection = Connection::open(&address, &Tls::Off, soon()).unwrap();
-    let fault = connection.run(&[Statement::change("SELECT 1", vec![])], soon()).unwrap_err();
+    let fault = connection.run(&[Statement::change("SELECT 1", vec![])], shortly()).unwrap_err();
     assert!(fault.ends() && !fault.is_stale());
     assert!(why::<()>(Err(fault)).contains("in time"));
     drop(connection);
