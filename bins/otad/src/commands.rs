@@ -120,17 +120,24 @@ impl Place {
         let Some(path) = &self.ctl else {
             return Err(Failure::new(EX_USAGE, "--dir is not for what a daemon is asked"));
         };
-        let gone = |error: std::io::Error| {
-            let (ctl, hint) =
-                (path.display(), "is otad running (systemctl status otad), and may you open its socket?");
-            Failure::new(EX_UNAVAILABLE, format!("can't ask the daemon at {ctl}: {error}; {hint}"))
-        };
-        let mut stream = UnixStream::connect(path).map_err(gone)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(gone)?;
+        self.ask_over(UnixStream::connect(path).map_err(|error| self.gone(&error))?, method, page)
+    }
+
+    fn gone(&self, error: &std::io::Error) -> Failure {
+        let ctl = self.ctl.as_deref().unwrap_or(Path::new("")).display();
+        let hint = "is otad running (systemctl status otad), and may you open its socket?";
+        Failure::new(EX_UNAVAILABLE, format!("can't ask the daemon at {ctl}: {error}; {hint}"))
+    }
+
+    /// The one question of this connection.
+    fn ask_over(&self, mut stream: UnixStream, method: &str, page: &str) -> Result<Value, Failure> {
         let request = format!("{method} {page} HTTP/1.1\r\nHost: otad\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).map_err(gone)?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(gone)?;
+        let asked = stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .and_then(|()| stream.write_all(request.as_bytes()))
+            .and_then(|()| stream.read_to_end(&mut answer));
+        asked.map_err(|error| self.gone(&error))?;
         let answer = String::from_utf8_lossy(&answer);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let value: Value = serde_json::from_str(body).unwrap_or_default();
@@ -205,9 +212,9 @@ impl Place {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Whether there is a daemon to be asked.
-    fn is_served(&self) -> bool {
-        self.ctl.as_ref().is_some_and(|ctl| UnixStream::connect(ctl).is_ok())
+    /// A connection to the daemon, if there is one.
+    fn daemon(&self) -> Option<UnixStream> {
+        UnixStream::connect(self.ctl.as_ref()?).ok()
     }
 
     fn look(&self) -> Result<Look, Failure> {
@@ -215,15 +222,15 @@ impl Place {
     }
 
     fn history(&self) -> Result<Value, Failure> {
-        if self.is_served() {
-            return self.get("/history");
+        if let Some(daemon) = self.daemon() {
+            return self.ask_over(daemon, "GET", "/history");
         }
         Ok(json!(self.look()?.history().iter().map(outcome_json).collect::<Vec<_>>()))
     }
 
     fn verify(&self, out: &Output) -> Result<ExitCode, Failure> {
-        let result = if self.is_served() {
-            let number = self.ask("POST", "/verify")?["number"].clone();
+        let result = if let Some(daemon) = self.daemon() {
+            let number = self.ask_over(daemon, "POST", "/verify")?["number"].clone();
             loop {
                 std::thread::sleep(LOOK);
                 let verify = self.get("/status")?["verify"].clone();
@@ -375,3 +382,7 @@ fn verify_text(result: &Value) -> String {
     lines.collect::<String>()
         + "`otad check-now` does not mend it: publish a release with other content, or roll back\n"
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;
