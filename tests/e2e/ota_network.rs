@@ -204,3 +204,38 @@ fn a_server_that_fails_again_and_again_is_not_hammered() {
     assert!(rig.device.otad.term().success());
     rig.device.otad.check_log();
 }
+
+/// The tag stands for an answer that has been dealt with. A poll that fails changes nothing about that; one that brings
+/// an update does.
+#[test]
+fn a_poll_that_fails_leaves_the_tag_of_the_last_answer() {
+    // It must not ask again by itself in between.
+    let tables = QUICK.replace("retry-min-s = 1\nretry-max-s = 2", "retry-min-s = 60\nretry-max-s = 90");
+    let mut rig = Rig::new("ota-tag", "", &tables);
+    let asked_with = |rig: &Rig, word: &str| {
+        rig.server.clear();
+        assert_eq!(rig.device.check().1, word);
+        let polls = rig.server.requests("/package");
+        polls.first().and_then(|poll| poll.header("if-none-match")).unwrap_or_default().to_owned()
+    };
+    rig.server.package_headers(&[("ETag", "\"answer-1\"")]);
+    assert!(!asked_with(&rig, "no-change").contains("answer-1"));
+    assert!(asked_with(&rig, "no-change").contains("answer-1"));
+    for fault in [Fault::Answer(500, vec![], vec![]), Fault::Cut(10)] {
+        rig.server.clear();
+        rig.server.fault("/package", fault);
+        assert_eq!(rig.device.check().1, "trouble");
+        assert!(asked_with(&rig, "no-change").contains("answer-1"));
+    }
+    // An update that does not get through is not taken for nothing.
+    let release = rig.next("good 2");
+    rig.server.publish(&release, &rig.key);
+    rig.server.package_headers(&[("ETag", "\"answer-2\"")]);
+    rig.server.clear();
+    rig.server.fault("/blob/", Fault::Answer(500, vec![], vec![]));
+    assert_eq!(rig.device.check().1, "trouble");
+    let tags = asked_with(&rig, "updated");
+    assert!(!tags.contains("answer-"), "{tags}");
+    rig.link = rig.device.current();
+    rig.end();
+}

@@ -44,9 +44,14 @@ impl Worker {
             None => etags.clone(),
         };
         let mut answer = self.ask(&query, &tags, bundle && content, forced);
-        if let (Ok(Answer::NotModified), Some(old)) = (&answer, old) {
-            self.settled = Some(old);
-            return Ok(false);
+        match (&answer, old) {
+            (Ok(Answer::NotModified), Some(old)) => {
+                self.settled = Some(old);
+                return Ok(false);
+            }
+            // Nothing was heard: what its tag stands for has been dealt with all the same.
+            (Err(_), old) => self.settled = old,
+            _ => {}
         }
         let runs = |k: &Known| installed.get(&k.app).is_some_and(|item| item.md5 == k.md5);
         if matches!(answer, Ok(Answer::NotModified)) && !known.iter().all(runs) {
