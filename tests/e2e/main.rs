@@ -15,6 +15,7 @@ mod garbage;
 mod install;
 mod launcher;
 mod ota_apps;
+mod ota_damage;
 mod ota_demo;
 mod ota_hostile;
 mod ota_network;

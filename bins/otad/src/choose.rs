@@ -185,6 +185,8 @@ pub struct Facts<'a> {
     pub mark: &'a dyn Fn(&str, &str) -> Mark,
     /// Whether this content of an app failed here by itself.
     pub barred: &'a dyn Fn(&str, &Sha256) -> bool,
+    /// Whether what is installed is to be had again although it is the newest: it is damaged.
+    pub damaged: &'a dyn Fn(&Item) -> bool,
     /// How an app is installed; `None`: it is not.
     pub kind: &'a dyn Fn(&str) -> Option<Kind>,
     /// What is known of unsigned content: app and offer.
@@ -237,7 +239,7 @@ fn choose_one<'o>(
     let same = facts.installed.and_then(|manifest| manifest.get(&pick.app)).is_some_and(|item| {
         pick.item().is_some_and(|new| {
             let key = |i: &Item| (i.kind, i.version.clone(), i.env.clone(), i.epoch, i.sha256);
-            key(&new) == key(item)
+            key(&new) == key(item) && !(facts.damaged)(item)
         })
     });
     let offered = match &above {

@@ -116,6 +116,7 @@ impl Scene {
             barred: &|_, sha256| self.barred.contains(sha256),
             kind: &|_| self.listed.then_some(Kind::File { mode: 0o755 }),
             known: &|app, offer| recall(&self.known, app, offer),
+            damaged: &|_| false,
         };
         choose(&details(offers), &facts)
     }

@@ -380,7 +380,7 @@ fn verify_text(result: &Value) -> String {
     }
     let lines = damage.iter().map(|d| format!("{}: {}\n", text(&d["app"], "?"), text(&d["why"], "?")));
     lines.collect::<String>()
-        + "`otad check-now` does not mend it: publish a release with other content, or roll back\n"
+        + "`otad check-now` does not mend it: the next update does, whichever app it is for; or roll back\n"
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use edge::release::{Digests, Sha256, Sums};
 
 use super::disk::{Room, remove_file};
+use super::takeover::Proven;
 use super::{Error, Store};
 
 /// Bytes that are hashed at a time when a partial file is opened again.
@@ -46,8 +47,8 @@ impl Store {
         let path = blob.with_extension("part");
         let options = || File::options().read(true).write(true).create(true).truncate(false).to_owned();
         let file = options().open(&path).map_err(Error::io("open", &path))?;
-        let writer =
-            Writer { file, path, folder: self.disk.path("blobs"), digests: Digests::default(), room };
+        let (folder, digests, proven) = (self.disk.path("blobs"), Digests::default(), self.proven.clone());
+        let writer = Writer { file, path, folder, digests, room, proven };
         let mut partial = Partial { writer, sha256: *sha256, size };
         partial.rehash()?;
         partial.writer.room.check(size.saturating_sub(partial.have()))?;
@@ -71,7 +72,8 @@ impl Store {
         let folder = self.disk.path("blobs");
         let path = folder.join(format!(".incoming-{}", self.incoming));
         let file = File::create(&path).map_err(Error::io("create", &path))?;
-        let writer = Writer { file, path, folder, digests: Digests::default(), room };
+        let (digests, proven) = (Digests::default(), self.proven.clone());
+        let writer = Writer { file, path, folder, digests, room, proven };
         Ok(Incoming { writer, bytes_max: bytes_max.min(self.limits.blob_bytes_max), done: false })
     }
 
@@ -94,6 +96,8 @@ struct Writer {
     folder: PathBuf,
     digests: Digests,
     room: Room,
+    /// Of the store.
+    proven: Proven,
 }
 
 impl Writer {
@@ -121,9 +125,12 @@ impl Writer {
         synced
     }
 
-    fn place(&self, blob: &Path) -> Result<(), Error> {
+    /// Gives it its name: what was written has this sum.
+    fn place(&self, blob: &Path, sha256: Sha256) -> Result<(), Error> {
         std::fs::rename(&self.path, blob).map_err(Error::io("rename something to", blob))?;
-        Ok(edge::fs::fsync_dir(&self.folder)?)
+        edge::fs::fsync_dir(&self.folder)?;
+        self.proven.insert(sha256);
+        Ok(())
     }
 }
 
@@ -179,7 +186,7 @@ impl Partial {
             return Err(Error::Content { what: "its SHA-256", expected, got });
         }
         let path = self.writer.path.with_extension("");
-        self.writer.place(&path)?;
+        self.writer.place(&path, sums.sha256)?;
         Ok(Blob { sha256: self.sha256, path, size: self.size })
     }
 
@@ -239,7 +246,7 @@ impl Incoming {
         let path = self.writer.folder.join(sums.sha256.to_string());
         // The same content may be there already, and then has names in generations: that one stays.
         if !path.exists() {
-            self.writer.place(&path)?;
+            self.writer.place(&path, sums.sha256)?;
             self.done = true;
         }
         Ok((Blob { sha256: sums.sha256, path, size: sums.size }, sums))

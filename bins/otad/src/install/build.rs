@@ -8,6 +8,7 @@ use std::fs::{File, Metadata};
 use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use edge::beneath::Root;
 use edge::release::Sha256;
@@ -15,18 +16,20 @@ use edge::release::Sha256;
 use super::disk::{Room, entries, make_folder, remove_file, remove_tree, set_mode};
 use super::extract::{self, Caps};
 use super::record::short;
+use super::takeover::Looked;
 use super::{Blob, Error, GenFile, GenId, Item, Kind, Manifest, State, Store, Tree};
 
 /// Mode of our folders: the apps' own users read them.
 const FOLDER_MODE: u32 = 0o755;
 /// Mode of the content of a handler.
-const FILE_MODE: u32 = 0o644;
+pub(super) const FILE_MODE: u32 = 0o644;
 /// Read at a time.
 const BUFFER: usize = 128 << 10;
 
 impl Store {
     /// Builds the generation of a manifest whose content is here, or is that of a generation that is kept. It is durable
-    /// then, and nothing has changed for the apps.
+    /// then, and nothing has changed for the apps. What is taken over and was not inspected yet ([`Store::inspect`]) is
+    /// looked at first; what is damaged counts as lacking.
     ///
     /// # Errors
     /// A trial is going on; the manifest is quarantined or goes below a mark; content is lacking; there is no space;
@@ -41,10 +44,15 @@ impl Store {
         let new = self.disk.path("gens/.new");
         remove_tree(&new)?;
         let id = GenId::new(self.next_number()?, &manifest.hash());
-        let file = self.fill(manifest, &new).inspect_err(|_| {
+        self.look_over(manifest, &AtomicBool::new(false))?;
+        let filled = self.fill(manifest, &new).inspect_err(|_| {
             // The first error is the one to report; the next build removes what is left.
             let _ = remove_tree(&new);
-        })?;
+        });
+        self.looked = Looked::default();
+        let file = filled?;
+        // From here on apps may touch it.
+        self.proven.clear();
         let to = self.disk.generation(&id);
         std::fs::rename(&new, &to).map_err(Error::io("rename something to", &to))?;
         edge::fs::fsync_dir(&self.disk.path("gens"))?;
@@ -111,16 +119,16 @@ impl Store {
     }
 
     fn source(&self, item: &Item) -> Result<Source, Error> {
-        for id in self.record.kept.iter().rev() {
-            let Some(file) = self.known.get(id) else { continue };
-            let same = file.manifest.get(&item.app).is_some_and(|known| known.same_folder(item));
-            let folder = self.app_dir(id, &item.app);
-            if same && folder.is_dir() {
-                return Ok(Source::Folder(folder, file.trees.get(&item.app).copied()));
-            }
+        let folder = |id: GenId| {
+            let tree = self.known.get(&id).and_then(|file| file.trees.get(&item.app).copied());
+            Ok(Source::Folder(self.app_dir(&id, &item.app), tree))
+        };
+        if let Some(id) = self.folder_for(item) {
+            return folder(id);
         }
         let Some(blob) = self.blob(&item.sha256) else {
-            return Err(Error::Lacking { app: item.app.clone(), sha256: item.sha256 });
+            let lacking = || Error::Lacking { app: item.app.clone(), sha256: item.sha256 };
+            return self.accepted_folder_for(item).map_or_else(|| Err(lacking()), folder);
         };
         if blob.size != item.size {
             let (expected, got) = (item.size.to_string(), blob.size.to_string());
@@ -159,6 +167,7 @@ impl Store {
         // An archive is not needed once it is unpacked: what stays the same is linked from the generation.
         let used = used.filter(|item| item.kind != Kind::Tar).map(|item| item.sha256);
         let used: BTreeSet<String> = used.chain(wanted.iter().copied()).map(|sum| sum.to_string()).collect();
+        self.proven.clear();
         let mut removed = false;
         for name in self.disk.names("blobs")? {
             let content = name.strip_suffix(".part").unwrap_or(&name);

@@ -68,6 +68,9 @@ pub enum Error {
         /// Its content.
         sha256: Sha256,
     },
+    /// Somebody wants otad to end.
+    #[error("otad is being stopped")]
+    Stopped,
     /// It can't be done now, or must not be done at all.
     #[error("{0}")]
     Refused(String),

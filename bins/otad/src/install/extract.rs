@@ -445,7 +445,7 @@ impl Unpacker<'_> {
 }
 
 /// The CRC-32C of the rest of a file.
-pub fn crc_of(file: &mut File, buffer: &mut [u8]) -> io::Result<u32> {
+fn crc_of(file: &mut File, buffer: &mut [u8]) -> io::Result<u32> {
     let mut crc = 0;
     loop {
         match file.read(buffer)? {

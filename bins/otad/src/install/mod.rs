@@ -28,7 +28,7 @@
 //! *Sealed*: one line of JSON, a line feed, `crc32c `, the CRC-32C of the line as 8 hexadecimal digits, a line feed.
 //!
 //! Order of an update, each step durable before the next begins: the blobs (written, `fsync`, verified, renamed, `fsync`
-//! of the folder); the generation (built as `gens/.new`, flushed bottom up, renamed, `fsync` of `gens`); `state` = trial;
+//! of the folder); what is taken over of what is here (compared with what was recorded); the generation (built as `gens/.new`, flushed bottom up, renamed, `fsync` of `gens`); `state` = trial;
 //! `current` renamed, `fsync` of the folder; then, when the apps are well, `state` = settled, which is the commit; after
 //! it `highwater`, `quarantine` and `history`, which are completed from `state` if the power went in between.
 //!
@@ -43,11 +43,14 @@ mod extract;
 mod manifest;
 mod record;
 mod recover;
+mod takeover;
 mod trial;
 mod verify;
 
 #[cfg(test)]
 mod damage_tests;
+#[cfg(test)]
+mod takeover_tests;
 #[cfg(test)]
 mod tests;
 
@@ -121,6 +124,8 @@ pub struct Store {
     built: Option<GenId>,
     /// What was opened as incoming, to name the next one.
     incoming: u64,
+    proven: takeover::Proven,
+    looked: takeover::Looked,
 }
 
 impl Store {

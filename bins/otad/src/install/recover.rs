@@ -152,6 +152,8 @@ impl Store {
             known: std::collections::BTreeMap::new(),
             built: None,
             incoming: 0,
+            proven: super::takeover::Proven::default(),
+            looked: super::takeover::Looked::default(),
         };
         store.load_generations(notes)?;
         Ok((store, derived))

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use edge::release::Digests;
+use edge::release::{Digest, Sha256};
+use sha2::Digest as _;
 
+use super::build::FILE_MODE;
 use super::disk::entries;
-use super::extract::crc_of;
 use super::{Error, GenId, Item, Kind, Store, Tree};
 
 const BUFFER: usize = 128 << 10;
@@ -23,8 +25,8 @@ pub struct Damage {
 }
 
 impl Store {
-    /// Compares a generation with its manifest: content by SHA-256, unpacked archives by the sums taken when they were
-    /// unpacked.
+    /// Compares a generation with its manifest: files by type, mode, size and SHA-256, unpacked archives by the sums
+    /// taken when they were unpacked.
     ///
     /// # Errors
     /// There is no such generation.
@@ -32,61 +34,118 @@ impl Store {
         let Some(file) = self.known.get(id) else {
             return Err(Error::refused(format!("there is no generation {id}")));
         };
+        let never = AtomicBool::new(false);
         let mut damage = Vec::new();
         for item in file.manifest.items() {
-            let folder = self.app_dir(id, &item.app);
-            let checked = match item.kind {
-                Kind::Tar => check_tree(&folder, file.trees.get(&item.app)),
-                Kind::File { .. } | Kind::Handler => check_content(&folder.join(&item.app), item),
-            };
-            let why = match checked {
-                Ok(None) => continue,
-                Ok(Some(why)) => why.to_owned(),
-                Err(error) => edge::log::chain(&error).to_string(),
-            };
-            damage.push(Damage { app: item.app.clone(), why });
+            let tree = file.trees.get(&item.app);
+            let why = check(&self.app_dir(id, &item.app), item, tree, &never)?;
+            damage.extend(why.map(|why| Damage { app: item.app.clone(), why }));
         }
         Ok(damage)
     }
 }
 
-fn check_content(path: &Path, item: &Item) -> Result<Option<&'static str>, Error> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let (mut digests, mut buffer) = (Digests::default(), vec![0; BUFFER]);
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => break,
-            n => digests.update(buffer.get(..n).unwrap_or_default()),
-        }
+/// What is wrong with the folder of an app, if anything is; also that it can't be read.
+pub(super) fn check(
+    folder: &Path,
+    item: &Item,
+    tree: Option<&Tree>,
+    stop: &AtomicBool,
+) -> Result<Option<String>, Error> {
+    let checked = match item.kind {
+        Kind::Tar => check_tree(folder, tree, stop),
+        Kind::File { mode } => check_file(folder, item, mode, stop),
+        Kind::Handler => check_file(folder, item, FILE_MODE, stop),
+    };
+    match checked {
+        Ok(why) => Ok(why.map(str::to_owned)),
+        Err(Error::Stopped) => Err(Error::Stopped),
+        Err(error) => Ok(Some(edge::log::chain(&error).to_string())),
     }
-    Ok((digests.finish().sha256 != item.sha256).then_some("its content was changed"))
 }
 
-fn check_tree(folder: &Path, expected: Option<&Tree>) -> Result<Option<&'static str>, Error> {
-    let mut tree = Tree::default();
-    let mut buffer = vec![0; BUFFER];
-    walk(folder, "", &mut tree, &mut buffer)?;
+fn check_file(
+    folder: &Path,
+    item: &Item,
+    mode: u32,
+    stop: &AtomicBool,
+) -> Result<Option<&'static str>, Error> {
+    let path = folder.join(&item.app);
+    let there = entries(folder)?;
+    // What is cheap to see comes first.
+    let why = match there.iter().find(|(name, _)| *name == path) {
+        None => Some("its file is gone"),
+        Some((_, meta)) if !meta.is_file() => Some("it is no file any more"),
+        Some((_, meta)) if meta.len() != item.size => Some("its content was changed"),
+        Some((_, meta)) if meta.permissions().mode() & 0o7777 != mode => Some("its mode was changed"),
+        Some(_) if there.len() > 1 => Some("something was added to its folder"),
+        Some(_) => None,
+    };
+    match why {
+        Some(why) => Ok(Some(why)),
+        None => Ok((sha256_of(&path, stop)? != item.sha256).then_some("its content was changed")),
+    }
+}
+
+fn check_tree(
+    folder: &Path,
+    expected: Option<&Tree>,
+    stop: &AtomicBool,
+) -> Result<Option<&'static str>, Error> {
+    let (mut tree, mut buffer) = (Tree::default(), vec![0; BUFFER]);
+    walk(folder, "", &mut tree, &mut buffer, stop)?;
     Ok((Some(&tree) != expected).then_some("files in it were changed, added or removed"))
 }
 
-fn walk(folder: &Path, above: &str, tree: &mut Tree, buffer: &mut [u8]) -> Result<(), Error> {
+fn walk(
+    folder: &Path,
+    above: &str,
+    tree: &mut Tree,
+    buffer: &mut [u8],
+    stop: &AtomicBool,
+) -> Result<(), Error> {
     for (path, meta) in entries(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let rel = if above.is_empty() { name.into_owned() } else { format!("{above}/{name}") };
         let mode = meta.permissions().mode() & 0o7777;
         if meta.is_dir() {
             tree.folder(&rel, mode);
-            walk(&path, &rel, tree, buffer)?;
+            walk(&path, &rel, tree, buffer, stop)?;
         } else if meta.is_symlink() {
             let target = std::fs::read_link(&path).map_err(Error::io("read the link", &path))?;
             tree.link(&rel, &target.to_string_lossy());
         } else if meta.is_file() {
-            let mut file = File::open(&path).map_err(Error::io("open", &path))?;
-            let crc = crc_of(&mut file, buffer).map_err(Error::io("read", &path))?;
+            let mut crc = 0;
+            read_all(&path, buffer, stop, |piece| crc = crc32c::crc32c_append(crc, piece))?;
             tree.file(&rel, mode, meta.len(), crc);
         } else {
             tree.link(&rel, "(neither file nor folder nor link)");
         }
     }
     Ok(())
+}
+
+/// Without the MD5 that other sums come with: nothing asks for it here, and it would take longer than the rest.
+pub(super) fn sha256_of(path: &Path, stop: &AtomicBool) -> Result<Sha256, Error> {
+    let mut hash = sha2::Sha256::new();
+    read_all(path, &mut vec![0; BUFFER], stop, |piece| hash.update(piece))?;
+    Ok(Digest(hash.finalize().into()))
+}
+
+fn read_all(
+    path: &Path,
+    buffer: &mut [u8],
+    stop: &AtomicBool,
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Error> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
+        match file.read(buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(()),
+            n => take(buffer.get(..n).unwrap_or_default()),
+        }
+    }
 }

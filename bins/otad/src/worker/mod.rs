@@ -48,6 +48,8 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     plan: Plan,
     settled: Option<Settled>,
+    /// What the update under way would have taken over and can't.
+    damaged: Vec<Item>,
     /// What the newest poll came to, per app.
     pub reports: Vec<Report>,
     /// The disk refused to go back: only a new start helps.
@@ -59,7 +61,8 @@ impl Worker {
     pub fn new(config: Arc<Config>, store: Store, ledger: Ledger, stop: Arc<AtomicBool>) -> Worker {
         let client = Client::new(&config);
         let (plan, settled, reports) = (Plan::default(), None, Vec::new());
-        Worker { config, client, store, ledger, stop, plan, settled, reports, fatal: None }
+        let damaged = Vec::new();
+        Worker { config, client, store, ledger, stop, plan, settled, damaged, reports, fatal: None }
     }
 
     pub fn set_config(&mut self, config: Arc<Config>) {
@@ -100,14 +103,46 @@ impl Worker {
         self.store.current().map(|(_, manifest)| manifest.clone()).unwrap_or_default()
     }
 
+    /// What the update lacks, and what of the rest is damaged. The latter is asked for once more: what the server said of
+    /// an app that does not change was not kept, and a bundle left it out.
     fn fetch(&mut self, forced: bool) -> Result<(), Trouble> {
-        let installed = self.installed();
+        self.fetch_lacking(forced)?;
+        let manifest = self.plan.manifest.clone();
+        let damage = self.store.inspect(&manifest, &self.stop).map_err(|error| install_trouble(&error))?;
+        if damage.is_empty() {
+            return Ok(());
+        }
+        self.damaged = damage.iter().filter_map(|damage| manifest.get(&damage.app).cloned()).collect();
+        if !self.poll(true, forced)? {
+            self.damaged.clear();
+            return Err(Trouble::Passing(
+                "the server's answer has changed in the middle of the update".into(),
+            ));
+        }
+        self.fetch_lacking(forced)?;
+        let wanted = self.plan.manifest.items().to_vec();
+        for item in wanted {
+            if self.store.has(&item) {
+                continue;
+            }
+            log::warn!(
+                "{} {} is damaged, and the server does not offer it any more: it is taken over as it is; a newer release of it \
+                 mends it",
+                item.app,
+                item.version
+            );
+            self.store.accept(&item.app);
+        }
+        Ok(())
+    }
+
+    fn fetch_lacking(&mut self, forced: bool) -> Result<(), Trouble> {
         let lacking: Vec<(Item, Option<String>)> = self
             .plan
             .picks
             .iter()
             .filter_map(|pick| Some((pick.item()?, pick.download.clone())))
-            .filter(|(item, _)| self.lacks(item, &installed))
+            .filter(|(item, _)| !self.store.has(item))
             .collect();
         self.check_space(&lacking)?;
         let config = Arc::clone(&self.config);
@@ -156,6 +191,7 @@ impl Worker {
     fn build(&mut self) -> Result<(), Trouble> {
         let id = self.store.build(&self.plan.manifest).map_err(|error| install_trouble(&error))?;
         self.plan.generation = Some(id);
+        self.damaged.clear();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edge::release::{Details, Timestamp};
 
-use super::{Plan, Settled, Worker, meter, names, same_content};
+use super::{Plan, Settled, Worker, meter, names};
 use crate::choose::{self, Facts, Known, Pick, Report, Why};
 use crate::config::{Config, Mode, Unlisted};
 use crate::core::Trouble;
@@ -31,7 +31,10 @@ impl Worker {
         if bundle {
             known.extend(self.ledger.page.known.iter().cloned());
         }
-        let mut etags: Vec<String> = known.iter().map(|k| format!("\"{}\"", k.md5)).collect();
+        // What is damaged is asked for as if it had never been here, until it is.
+        let lacks = |md5| self.damaged.iter().any(|item| item.md5 == md5 && !self.store.has(item));
+        let had = known.iter().filter(|k| !lacks(k.md5));
+        let mut etags: Vec<String> = had.map(|k| format!("\"{}\"", k.md5)).collect();
         etags.sort();
         etags.dedup();
         let generation = self.store.current().map(|(id, _)| id.to_string());
@@ -78,6 +81,7 @@ impl Worker {
         self.reports = reports;
         let update = self.plan(picks, &installed, bundle && !content)?;
         if !update {
+            self.damaged.clear();
             self.settled = came.tag.map(|tag| Settled { query, etags, tag });
         }
         Ok(update)
@@ -151,6 +155,7 @@ impl Worker {
             keys: &config.keys,
             installed: Some(installed),
             mark: &|app, env| self.store.high_water(app, env),
+            damaged: &|item| self.damaged.iter().any(|d| d.app == item.app && d.sha256 == item.sha256),
             barred: &|app, sha256| self.ledger.is_barred(app, sha256),
             kind: &|app| config.app(app).map(|app| app.kind),
             known: &|app, offer| {
@@ -172,7 +177,7 @@ impl Worker {
         let (mut items, mut taken, mut unknown) = (installed.items().to_vec(), Vec::new(), false);
         for pick in picks {
             let item = pick.item();
-            let Some(item) = item.clone().filter(|item| blind || self.can_get(item, &pick, installed)) else {
+            let Some(item) = item.clone().filter(|item| blind || self.can_get(item, &pick)) else {
                 unknown |= blind;
                 if !blind {
                     self.refuse(&pick.app, &Why::NoContent);
@@ -191,6 +196,8 @@ impl Worker {
             return Ok(true);
         }
         if taken.is_empty() || manifest.hash() == installed.hash() {
+            // Damage alone is no update.
+            taken.iter().for_each(|pick| self.refuse(&pick.app, &Why::UpToDate));
             return Ok(false);
         }
         if self.store.is_quarantined(&manifest.hash()) {
@@ -204,14 +211,8 @@ impl Worker {
         Ok(true)
     }
 
-    fn can_get(&self, item: &Item, pick: &Pick, installed: &Manifest) -> bool {
-        pick.download.is_some() || !self.lacks(item, installed)
-    }
-
-    /// Whether content has to be fetched for an item.
-    pub(super) fn lacks(&self, item: &Item, installed: &Manifest) -> bool {
-        let same = installed.get(&item.app).is_some_and(|old| same_content(old, item));
-        !same && self.store.blob(&item.sha256).is_none()
+    fn can_get(&self, item: &Item, pick: &Pick) -> bool {
+        pick.download.is_some() || self.store.has(item)
     }
 
     pub(super) fn refuse(&mut self, app: &str, why: &Why) {
