@@ -20,6 +20,7 @@ mod ota_demo;
 mod ota_hostile;
 mod ota_network;
 mod ota_operate;
+mod ota_retry;
 mod ota_trial;
 mod ota_units;
 mod ota_update;

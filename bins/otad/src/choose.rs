@@ -88,7 +88,7 @@ impl std::fmt::Display for Why {
             Self::MustPassThrough { epoch } => {
                 write!(f, "must pass through epoch {epoch} first, which is not offered or not possible here")
             }
-            Self::Quarantined => f.write_str("it was rolled back on this device: it waits for a newer release"),
+            Self::Quarantined => f.write_str("it was rolled back on this device: it waits for a newer release, or for `otad retry`"),
             Self::NoContent => f.write_str(
                 "the server says neither its SHA-256 and MD5 nor where to fetch it: use mode = \"bundle\" with this server",
             ),

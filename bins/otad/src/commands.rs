@@ -1,5 +1,5 @@
 //! The commands beside the daemon. They ask the daemon over its control socket; without one, `history` and `verify` look
-//! at the folder, and `recover` works on it.
+//! at the folder, and `retry` works on it, as `recover` does.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,8 +13,10 @@ use edge::text::bytes;
 use serde_json::{Value, json};
 
 use crate::config::Raw;
-use crate::install::{self, GenId, Look, Recovered};
-use crate::status::{outcome_json, span};
+use crate::install::{self, GenId, Limits, Look, Recovered, Store};
+use crate::ledger::Ledger;
+use crate::retry;
+use crate::status::{self, outcome_json, span};
 
 /// It was rolled back.
 const ROLLED_BACK: u8 = 1;
@@ -44,12 +46,13 @@ pub fn run(name: &str, mut args: Arguments, path: &Path) -> Result<ExitCode, Fai
         .map_err(|_| Failure::new(EX_USAGE, "--dir needs a folder"))?;
     let mut rest: Vec<String> =
         args.finish().into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let to = if name == "rollback" && !rest.is_empty() { Some(rest.remove(0)) } else { None };
+    let to =
+        if matches!(name, "rollback" | "retry") && !rest.is_empty() { Some(rest.remove(0)) } else { None };
     if let Some(extra) = rest.first() {
         return Err(Failure::new(EX_USAGE, format!("{name}: unexpected argument {extra:?}")));
     }
     let place = match (dir, name) {
-        (Some(dir), "recover" | "history" | "verify") => Place { ctl: None, dir },
+        (Some(dir), "recover" | "history" | "verify" | "retry") => Place { ctl: None, dir },
         (Some(_), _) => return Err(Failure::new(EX_USAGE, format!("{name}: --dir is not for this command"))),
         (None, _) => Place::find(path, name)?,
     };
@@ -67,6 +70,7 @@ pub fn run(name: &str, mut args: Arguments, path: &Path) -> Result<ExitCode, Fai
         }
         "check-now" => place.check_now(wait, force, &out),
         "rollback" => place.roll_back(to.as_deref(), &out),
+        "retry" => place.retry(to.as_deref(), &out),
         "history" => {
             out.say(&place.history()?, history_text)?;
             Ok(ExitCode::SUCCESS)
@@ -162,6 +166,17 @@ impl Place {
         }
     }
 
+    /// What the status has under this key, when it is that number's.
+    fn wait_for(&self, key: &str, number: &Value) -> Result<Value, Failure> {
+        loop {
+            std::thread::sleep(LOOK);
+            let value = self.get("/status")?[key].clone();
+            if value["number"] == *number {
+                return Ok(value);
+            }
+        }
+    }
+
     fn check_now(&self, wait: bool, force: bool, out: &Output) -> Result<ExitCode, Failure> {
         let before = self.get("/status")?;
         let answer = self.ask("POST", if force { "/check-now?force=1" } else { "/check-now" })?;
@@ -231,13 +246,7 @@ impl Place {
     fn verify(&self, out: &Output) -> Result<ExitCode, Failure> {
         let result = if let Some(daemon) = self.daemon() {
             let number = self.ask_over(daemon, "POST", "/verify")?["number"].clone();
-            loop {
-                std::thread::sleep(LOOK);
-                let verify = self.get("/status")?["verify"].clone();
-                if verify["number"] == number {
-                    break verify;
-                }
-            }
+            self.wait_for("verify", &number)?
         } else {
             match self.look()?.verify().map_err(Failure::io)? {
                 Some((id, damage)) => {
@@ -254,6 +263,39 @@ impl Place {
         out.say(&result, verify_text)?;
         let good = result["damage"].as_array().is_none_or(Vec::is_empty);
         Ok(ExitCode::from(if good { 0 } else { DAMAGED }))
+    }
+
+    fn retry(&self, of: Option<&str>, out: &Output) -> Result<ExitCode, Failure> {
+        let which = of.and_then(retry::named);
+        if let Some(of) = of.filter(|_| which.is_none()) {
+            let why = format!("retry: {of:?} is no generation, such as 3-0f1e2d3c; 'otad status' names them");
+            return Err(Failure::new(EX_USAGE, why));
+        }
+        let result = if let Some(daemon) = self.daemon() {
+            let page = of.map_or_else(|| "/retry".to_owned(), |of| format!("/retry?of={of}"));
+            let number = self.ask_over(daemon, "POST", &page)?["number"].clone();
+            self.wait_for("retry", &number)?
+        } else {
+            if !self.dir.exists() {
+                let why = format!("retry: there is no {}: nothing was installed yet", self.dir.display());
+                return Err(Failure::new(REFUSED, why));
+            }
+            let (mut store, recovery) = Store::open(&self.dir, Limits::default()).map_err(Failure::io)?;
+            recovery.notes.iter().for_each(|note| log::warn!("{note}"));
+            let mut ledger = Ledger::open(&self.dir).map_err(Failure::io)?;
+            match retry::retry(&mut store, &mut ledger, which) {
+                Ok(of) => json!({ "of": of }),
+                Err(error) => json!({ "error": error }),
+            }
+        };
+        if let Some(error) = result["error"].as_str() {
+            return Err(Failure::new(REFUSED, format!("retry: {error}")));
+        }
+        out.say(&result["of"], |of| {
+            let name = status::generation_text(&of["generation"], &of["apps"]);
+            format!("{name} may be installed again: the next poll does, or `otad check-now`\n")
+        })?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn recover(&self, out: &Output) -> Result<ExitCode, Failure> {
@@ -289,11 +331,10 @@ fn text<'a>(value: &'a Value, or: &'a str) -> &'a str {
 }
 
 fn generation_text(generation: &Value) -> String {
-    let Some(id) = generation["id"].as_str() else { return "nothing installed".into() };
-    let apps = generation["apps"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let apps: Vec<String> =
-        apps.iter().map(|app| format!("{} {}", text(&app["app"], "?"), text(&app["version"], "?"))).collect();
-    format!("{id} ({})", apps.join(", "))
+    if generation["id"].is_null() {
+        return "nothing installed".into();
+    }
+    status::generation_text(&generation["id"], &generation["apps"])
 }
 
 fn status_text(status: &Value) -> String {
@@ -307,6 +348,10 @@ fn status_text(status: &Value) -> String {
     }
     if let Some(previous) = status["previous"].as_str() {
         lines += &format!("before:    {previous}\n");
+    }
+    for held in status["quarantine"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let name = status::generation_text(&held["generation"], &held["apps"]);
+        lines += &format!("not again: {name}: {}\n", text(&held["why"], "?"));
     }
     let seconds = |value: &Value| value.as_u64().map(|s| span(Duration::from_secs(s)));
     lines += &format!("server:    {}", text(&status["server"], "?"));

@@ -96,6 +96,8 @@ struct Body {
     answered: Option<Duration>,
     verified: Option<Value>,
     verify: u64,
+    retried: Option<Value>,
+    retry: u64,
     /// A job is with the thread.
     busy: bool,
 }
@@ -137,6 +139,8 @@ impl Daemon {
             answered: None,
             verified: None,
             verify: 0,
+            retried: None,
+            retry: 0,
             busy: false,
         };
         match first {
@@ -280,6 +284,7 @@ impl Body {
             started: self.started,
             answered: self.answered,
             verified: self.verified.as_ref(),
+            retried: self.retried.as_ref(),
         }
     }
 
@@ -305,6 +310,9 @@ impl Body {
         self.view = said.view;
         if said.verified.is_some() {
             self.verified = said.verified;
+        }
+        if said.retried.is_some() {
+            self.retried = said.retried;
         }
         let Some(done) = said.done else { return };
         self.busy = false;
@@ -373,6 +381,17 @@ impl Body {
         self.give(Input::RollBack { why: "asked for with 'otad rollback'".into() });
         Reply::Json(json!({ "round": round, "to": name }))
     }
+
+    fn retry(&mut self, query: &str) -> Reply {
+        let of = query.split('&').find_map(|pair| pair.strip_prefix("of="));
+        let which = of.and_then(crate::retry::named);
+        if of.is_some() && which.is_none() {
+            return Reply::Refused(400, "'of' has to name a generation, such as 3-0f1e2d3c".into());
+        }
+        self.retry += 1;
+        self.thread.send(Task::Retry(self.retry, which));
+        Reply::Json(json!({ "number": self.retry }))
+    }
 }
 
 impl Pages for Body {
@@ -400,6 +419,7 @@ impl Pages for Body {
                 self.thread.send(Task::Verify(self.verify));
                 Some(Reply::Json(json!({ "number": self.verify })))
             }
+            "/retry" => Some(self.retry(query)),
             _ => None,
         }
     }

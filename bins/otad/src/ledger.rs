@@ -30,6 +30,8 @@ pub struct Page {
     pub known: Vec<Known>,
     /// Content of an app that was the only change of an update that failed.
     pub barred: Vec<(String, Sha256)>,
+    /// Such content, and the manifest that it failed in.
+    pub failed_in: Vec<(Sha256, Sha256)>,
     pub etags: Vec<(Sha256, String)>,
     /// A rollback was decided; the units of these apps may still run what is gone.
     pub owed: Vec<String>,
@@ -124,11 +126,23 @@ impl Ledger {
         self.page.known.len() < before
     }
 
-    /// This content of the app failed by itself.
-    pub fn bar(&mut self, app: &str, sha256: Sha256) {
+    /// This content of the app failed by itself, in this manifest.
+    pub fn bar(&mut self, app: &str, sha256: Sha256, manifest: Sha256) {
         self.page.barred.push((app.to_ascii_lowercase(), sha256));
+        self.page.failed_in.push((sha256, manifest));
         let excess = self.page.barred.len().saturating_sub(KNOWN_MAX);
         self.page.barred.drain(..excess);
+        let excess = self.page.failed_in.len().saturating_sub(KNOWN_MAX);
+        self.page.failed_in.drain(..excess);
+    }
+
+    /// What failed in this manifest may be tried again.
+    pub fn unbar(&mut self, manifest: &Sha256) {
+        let page = &mut self.page;
+        let freed: Vec<Sha256> =
+            page.failed_in.iter().filter(|(_, in_it)| in_it == manifest).map(|(sha256, _)| *sha256).collect();
+        page.barred.retain(|(_, sha256)| !freed.contains(sha256));
+        page.failed_in.retain(|(sha256, _)| !freed.contains(sha256));
     }
 
     #[must_use]
@@ -167,13 +181,17 @@ mod tests {
         assert_eq!((ledger.spent(5), ledger.spent(6)), (1000, 0));
         assert!(Ledger::open(&dir).unwrap().spent(5) >= 1000, "a crash loses nothing of it");
         ledger.spend(5, 1000, true).unwrap();
-        ledger.bar("App", edge::release::Digest([1; 32]));
+        ledger.bar("App", edge::release::Digest([1; 32]), edge::release::Digest([3; 32]));
+        ledger.bar("other", edge::release::Digest([4; 32]), edge::release::Digest([5; 32]));
         assert!(ledger.set_etag(&edge::release::Digest([2; 32]), Some("\"x\"")));
         ledger.save().unwrap();
         let mut ledger = Ledger::open(&dir).unwrap();
         assert_eq!(ledger.spent(5), 2000);
         assert!(ledger.is_barred("aPP", &edge::release::Digest([1; 32])));
         assert_eq!(ledger.etag(&edge::release::Digest([2; 32])), Some("\"x\""));
+        ledger.unbar(&edge::release::Digest([3; 32]));
+        assert!(!ledger.is_barred("app", &edge::release::Digest([1; 32])));
+        assert!(ledger.is_barred("other", &edge::release::Digest([4; 32])), "it failed in another one");
         ledger.spend(6, 1, true).unwrap();
         assert_eq!(Ledger::open(&dir).unwrap().spent(5), 0);
         std::fs::write(dir.join("agent"), "junk").unwrap();

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod fetch;
 pub mod install;
 pub mod ledger;
+pub mod retry;
 pub mod status;
 pub mod thread;
 pub mod units;

@@ -31,6 +31,11 @@ impl cli::Daemon for Otad {
             usage: "[GENERATION]",
             about: "bring back the generation before, and no other",
         },
+        Command {
+            name: "retry",
+            usage: "[GENERATION] [--dir DIR]",
+            about: "let what was rolled back be installed again by the next poll",
+        },
         Command { name: "history", usage: "[--dir DIR]", about: "what was installed, and how it went" },
         Command {
             name: "verify",

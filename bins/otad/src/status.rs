@@ -19,6 +19,8 @@ pub struct View {
     pub trial: Option<(GenId, Manifest)>,
     pub history: Vec<Outcome>,
     pub quarantined: usize,
+    /// The newest of them.
+    pub quarantine: Vec<Value>,
     pub reports: Vec<Report>,
     /// Bytes received on the day.
     pub spent: u64,
@@ -37,6 +39,7 @@ impl View {
             trial: store.trial().map(own),
             history: store.history().iter().cloned().collect(),
             quarantined: store.quarantined().len(),
+            quarantine: crate::retry::listed(store),
             reports: worker.reports.clone(),
             spent: worker.ledger.spent(day),
             day,
@@ -67,6 +70,7 @@ pub struct Facts<'a> {
     pub started: Duration,
     pub answered: Option<Duration>,
     pub verified: Option<&'a Value>,
+    pub retried: Option<&'a Value>,
 }
 
 /// One word for the state.
@@ -111,6 +115,16 @@ fn generation_json(generation: &(GenId, Manifest)) -> Value {
         })
         .collect();
     json!({ "id": id.to_string(), "apps": apps })
+}
+
+/// A generation's name and its apps, for people.
+#[must_use]
+pub fn generation_text(id: &Value, apps: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let apps = apps.as_array().map(Vec::as_slice).unwrap_or_default();
+    let apps: Vec<String> =
+        apps.iter().map(|app| format!("{} {}", text(&app["app"]), text(&app["version"]))).collect();
+    format!("{} ({})", text(id), apps.join(", "))
 }
 
 /// An ending, for the history.
@@ -167,10 +181,12 @@ impl Facts<'_> {
             "health": health,
             "last": view.history.last().map(outcome_json),
             "quarantined": view.quarantined,
+            "quarantine": view.quarantine,
             "window_opens_in_s": (!self.now.window.0.is_zero()).then_some(self.now.window.0.as_secs()),
             "budget": { "bytes_per_day": config.raw.budget_per_day.0, "spent": view.spent },
             "disk": { "free_bytes": edge::fs::free_bytes(&config.raw.state_dir).ok() },
             "verify": self.verified,
+            "retry": self.retried,
         })
     }
 
@@ -266,7 +282,7 @@ impl Facts<'_> {
         m.counter("otad_rollbacks_total", "Updates that were taken back", &[], counters.rollbacks);
         m.gauge("otad_failures", "Failures in a row", &[], core.failures().into());
         m.gauge("otad_bytes_today", "Bytes received today", &[], view.spent as f64);
-        m.gauge("otad_quarantined", "Manifests that are never tried again", &[], view.quarantined as f64);
+        m.gauge("otad_quarantined", "Manifests that are not tried again", &[], view.quarantined as f64);
         let number = view.current.as_ref().map_or(0, |(id, _)| id.number);
         m.gauge("otad_generation", "Number of the generation in force", &[], number as f64);
         m.gauge("otad_trial", "1 during a trial", &[], u8::from(view.trial.is_some()).into());

@@ -22,6 +22,8 @@ pub enum Task {
     Config(Arc<Config>),
     /// Compare what is installed with its manifest.
     Verify(u64),
+    /// Let a release out of quarantine: the one with this beginning of its manifest's hash.
+    Retry(u64, Option<[u8; 4]>),
 }
 
 /// What it says.
@@ -29,6 +31,7 @@ pub enum Task {
 pub struct Said {
     pub done: Option<Done>,
     pub verified: Option<Value>,
+    pub retried: Option<Value>,
     pub view: View,
 }
 
@@ -58,7 +61,7 @@ impl Thread {
         let handle = thread.spawn(move || {
             let mut config = config;
             while let Ok(task) = queue.recv() {
-                let (mut done, mut verified) = (None, None);
+                let (mut done, mut verified, mut retried) = (None, None, None);
                 match task {
                     Task::Job(job) => {
                         log::debug!("install: {job:?}");
@@ -71,9 +74,10 @@ impl Thread {
                         worker.set_config(new);
                     }
                     Task::Verify(number) => verified = Some(verify(&worker, number)),
+                    Task::Retry(number, which) => retried = Some(retry(&mut worker, number, which)),
                 }
                 let view = View::of(&worker, today(&config));
-                if results.send(Said { done, verified, view }).is_err() {
+                if results.send(Said { done, verified, retried, view }).is_err() {
                     return;
                 }
                 if let Err(error) = waker.wake() {
@@ -122,5 +126,12 @@ fn verify(worker: &Worker, number: u64) -> Value {
             json!({ "number": number, "generation": id.to_string(), "damage": damage })
         }
         Err(error) => json!({ "number": number, "error": edge::log::chain(&error) }),
+    }
+}
+
+fn retry(worker: &mut Worker, number: u64, which: Option<[u8; 4]>) -> Value {
+    match worker.retry(which) {
+        Ok(of) => json!({ "number": number, "of": of }),
+        Err(error) => json!({ "number": number, "error": error }),
     }
 }

@@ -3,7 +3,7 @@
 //! Invariants: a state is durable before what it announces is done; the commit is one rename; what follows an ending
 //! (marks, quarantine, history) is done from the state, as often as it takes.
 
-use edge::release::Timestamp;
+use edge::release::{Sha256, Timestamp};
 
 use super::record::{HISTORY_MAX, QUARANTINE_MAX};
 use super::record::{Record, Subject, encode, seal, short};
@@ -166,6 +166,20 @@ impl Store {
         let trial = self.record.trial.clone();
         self.put(State::Trial { from, to, tries, failed: None }, trial, None)?;
         Ok(tries)
+    }
+
+    /// Forgets that a manifest is never to be tried again. The history goes on saying what happened.
+    ///
+    /// # Errors
+    /// The disk fails: it is quarantined as before.
+    pub fn forgive(&mut self, hash: &Sha256) -> Result<(), Error> {
+        // Else the ending that is still to be completed would bring it back.
+        self.complete_ending()?;
+        let rest: Vec<Quarantined> =
+            self.quarantine.iter().filter(|known| known.hash != *hash).cloned().collect();
+        self.disk.write("quarantine", &encode(&rest))?;
+        self.quarantine = rest;
+        Ok(())
     }
 
     fn ending(

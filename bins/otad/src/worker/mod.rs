@@ -19,6 +19,7 @@ use crate::core::{Done, Job, Trouble};
 use crate::fetch::{self, Client, Meter};
 use crate::install::{GenId, Item, Manifest, State, Store};
 use crate::ledger::Ledger;
+use crate::retry;
 use crate::units::Systemctl;
 use programs::Hook;
 
@@ -89,6 +90,16 @@ impl Worker {
                 Done::Returned
             }
         }
+    }
+
+    /// [`retry::retry`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn retry(&mut self, which: Option<[u8; 4]>) -> Result<serde_json::Value, String> {
+        // What left nothing to do may leave something now.
+        self.settled = None;
+        retry::retry(&mut self.store, &mut self.ledger, which)
     }
 
     fn now(&mut self) -> Timestamp {
@@ -325,7 +336,7 @@ impl Worker {
             self.ledger.learn(item.into());
         }
         if let ([only], true) = (differ.as_slice(), quarantine) {
-            self.ledger.bar(&only.app, only.sha256);
+            self.ledger.bar(&only.app, only.sha256, bad.hash());
         }
         log::error!("rolling back: {why}");
         if let Err(error) = self.ledger.save() {
@@ -343,11 +354,7 @@ impl Worker {
             } else {
                 // Refused: nothing has changed, so nothing failed.
                 self.ledger.page.owed.clear();
-                if let [only] = differ.as_slice() {
-                    self.ledger.page.barred.retain(|(app, sha256)| {
-                        !(app.eq_ignore_ascii_case(&only.app) && *sha256 == only.sha256)
-                    });
-                }
+                self.ledger.unbar(&bad.hash());
                 self.ledger.save().map_err(|error| edge::log::chain(&error))?;
             }
             return Err(text);
