@@ -172,8 +172,9 @@ for name_, leave in ((b'second', False), (b'third', True)):
         if leave: os.setsid()
         break
 os.write(1, b'ready %s\\n' % name)
-time.sleep(1)
-for _ in range(20): time.sleep(0.05)
+for _ in range(1000):
+    if os.path.exists('end'): break
+    time.sleep(0.05)
 ";
     let mut run = scene.start("main.py", text);
     for name in ["ready first", "ready second", "ready third"] {
@@ -183,6 +184,8 @@ for _ in range(20): time.sleep(0.05)
     for name in ["heard first", "heard second", "heard third"] {
         run.until_line(name);
     }
+    // They end by themselves, and hear before that whatever was sent to them.
+    std::fs::write(scene.top.join("end"), "").unwrap();
     run.until("end", |_| !processes::any_descendants());
     assert_eq!(run.lines().iter().filter(|l| l.starts_with("heard")).count(), 3, "{:?}", run.lines());
 }

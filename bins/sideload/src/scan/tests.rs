@@ -8,7 +8,7 @@ use std::{
         fs::{PermissionsExt, symlink},
     },
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use edge::sync::content::BIG;
@@ -195,13 +195,20 @@ fn what_is_known_is_not_read_again_and_what_changed_is() {
     let folder = Folder::new("cache");
     let cache = Folder::new("cache-file");
     let at = cache.0.join("deeper/x.hashes");
-    for number in 0..300 {
-        folder.write(&format!("d{}/f{number}", number % 7), vec![number as u8; 2048]);
-    }
     let source = || Source::open(&folder.0).unwrap().with_cache(Some(at.clone()));
-    // Files that changed within two seconds of their reading are not trusted.
-    let scan = source().scan(&mut Silent).unwrap();
-    assert_eq!((scan.hashed_files, scan.hashed_bytes), (300, 300 * 2048));
+    // Files that changed within two seconds of their reading are not trusted; a machine that is busy may need more than one
+    // attempt to read all of them so soon.
+    let soon = (0..10).any(|_| {
+        let _ = fs::remove_file(&at);
+        let start = Instant::now();
+        for number in 0..300 {
+            folder.write(&format!("d{}/f{number}", number % 7), vec![number as u8; 2048]);
+        }
+        let scan = source().scan(&mut Silent).unwrap();
+        assert_eq!((scan.hashed_files, scan.hashed_bytes), (300, 300 * 2048));
+        start.elapsed() < Duration::from_secs(2)
+    });
+    assert!(soon, "300 files took two seconds ten times");
     std::thread::sleep(Duration::from_millis(2100));
     let first = source().scan(&mut Silent).unwrap();
     assert_eq!(first.hashed_files, 300);
