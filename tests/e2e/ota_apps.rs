@@ -2,11 +2,15 @@
 //! the environment that etc/otad.toml promises them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use e2e::env;
 use e2e::ota::{Device, QUICK, Rig};
 use e2e::packages::{Key, Release, Server};
 use e2e::scratch::Scratch;
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// One entry of an archive, as raw as an attacker would write it.
 fn entry(kind: tar::EntryType, name: &str, link: &str, mode: u32, content: &[u8]) -> Vec<u8> {
@@ -33,8 +37,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-const TREE: &str = "[health]\nstable-s = 0\n[app.scoreboard]\nkind = \"tar\"\nunit = \"scoreboard.service\"\n[limits]\n\
-                    expanded-max = \"2 MiB\"\nentries-max = 50\n";
+const TREE: &str = "[poll]\ninterval-s = 604800\n[health]\nstable-s = 0\n[app.scoreboard]\nkind = \"tar\"\n\
+                    unit = \"scoreboard.service\"\n[limits]\nexpanded-max = \"2 MiB\"\nentries-max = 50\n";
 
 /// A server, a publisher, and a device with these tables, running.
 fn line(name: &str, tables: &str) -> (Scratch, Server, Key, Device) {
@@ -165,8 +169,9 @@ const PROGRAM: &str = r#"["/bin/sh", "-c", "{ echo call; env | grep ^OTAD_; } >>
 
 fn programs() -> String {
     format!(
-        "[health]\nstable-s = 0\nactive-within-s = 1\n[limits]\nhook-timeout-s = 2\n[app.scoreboard]\nkind = \"handler\"\n\
-         pre-install = {PROGRAM}\npost-install = {PROGRAM}\nhandler = {PROGRAM}\nhealth = {PROGRAM}\n"
+        "[poll]\ninterval-s = 604800\n[health]\nstable-s = 0\nactive-within-s = 4\n[limits]\nhook-timeout-s = 10\n\
+         [app.scoreboard]\nkind = \"handler\"\npre-install = {PROGRAM}\npost-install = {PROGRAM}\n\
+         handler = {PROGRAM}\nhealth = {PROGRAM}\n"
     )
 }
 
@@ -325,33 +330,59 @@ fn a_pre_install_hook_may_say_no_and_is_not_waited_for_for_ever() {
     std::fs::write(&fail, "").unwrap();
     assert_eq!(device.check().1, "updated", "a no is not for good");
     assert!(device.otad.term().success());
-    // One that hangs, with a child of its own.
-    let marker = device.otad.dir.join("late");
-    let hanging = format!("[\"/bin/sh\", \"-c\", \"(sleep 5; echo late >{}) & sleep 60\"]", marker.display());
-    let tables = format!("[limits]\nhook-timeout-s = 1\n[app.scoreboard]\npre-install = {hanging}\n");
-    device.configure(&server.address, &format!("public-keys = [\"{}\"]", key.public.display()), &tables);
+    // One that hangs, with a child of its own, whose number it notes.
+    let children = device.otad.dir.join("children");
+    let hang = |seconds: u32| {
+        let hook = "[\"/bin/sh\", \"-c\", \"sleep 60 & echo $! >>{dir}/children; sleep 60\"]";
+        let tables = format!(
+            "[poll]\ninterval-s = 604800\n[limits]\nhook-timeout-s = {seconds}\n[app.scoreboard]\npre-install = {hook}\n"
+        );
+        (format!("public-keys = [\"{}\"]", key.public.display()), tables)
+    };
+    let (top, tables) = hang(3);
+    device.configure(&server.address, &top, &tables);
     device.otad.start_ready();
     server.publish(&Release::new("scoreboard", 3, "image 3"), &key);
     let start = Instant::now();
     let (_, word, all) = device.check();
     assert_eq!(word, "refused", "{all}");
-    assert!(all["text"].as_str().unwrap().contains("did not end within 1 s"), "{all}");
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(all["text"].as_str().unwrap().contains("did not end within 3 s"), "{all}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    wait_gone(&children, 1);
+    assert!(device.otad.term().success());
     // A stop in the middle of one does not wait for it.
+    let (top, tables) = hang(60);
+    device.configure(&server.address, &top, &tables);
+    device.otad.start_ready();
     device.command(&["check-now"]);
-    std::thread::sleep(Duration::from_millis(300));
+    env::wait_for("the hook to run", SOON, || (noted(&children).len() == 2).then_some(()));
     let start = Instant::now();
     assert!(device.otad.term().success());
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
-    std::thread::sleep(Duration::from_secs(6));
-    assert!(!marker.exists(), "a child of the hook lived on");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    wait_gone(&children, 2);
     device.otad.check_log();
+}
+
+/// The lines of a file to which process numbers are written.
+fn noted(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n').map(str::to_owned)).collect()
+}
+
+/// So many processes were noted there, and soon none of them is left; one that its parent still has to reap is gone.
+fn wait_gone(file: &Path, count: usize) {
+    let pids = noted(file);
+    assert_eq!(pids.len(), count, "{pids:?}");
+    env::wait_for("the hook's children to be gone", SOON, || {
+        let stat = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        pids.iter().map(stat).all(|stat| stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
 }
 
 #[test]
 fn all_apps_go_back_when_one_is_not_well() {
     let tables = format!("{QUICK}[app.os_armv8]\nunit = \"os.service\"\n")
-        .replace("stable-s = 0", "stable-s = 0\nactive-within-s = 1");
+        .replace("stable-s = 0", "stable-s = 0\nactive-within-s = 3");
     let mut rig = Rig::new("ota-both", "", &tables);
     let system = |epoch: u64| Release::new("os_armv8", epoch, format!("system {epoch}"));
     let offer = |rig: &Rig, board: &Release, system: &Release| {

@@ -39,7 +39,7 @@ fn a_trial_goes_on_after_kill_9_and_ends_well() {
     rig.device.command(&["check-now"]);
     state_is(&rig.device, "watching-health");
     assert_eq!(rig.device.why_all().0, "on-trial");
-    rig.device.otad.kill9();
+    rig.device.kill9();
     assert_ne!(rig.device.current(), before, "on trial it runs");
     let restarts = rig.device.restarts().len();
     rig.device.otad.start_ready();
@@ -64,13 +64,13 @@ fn a_trial_that_never_ends_is_taken_back_after_three_starts() {
     rig.device.command(&["check-now"]);
     for start in 1..=3 {
         state_is(&rig.device, "watching-health");
-        rig.device.otad.kill9();
+        rig.device.kill9();
         assert!(rig.device.content("scoreboard").starts_with("good 2"));
         rig.device.otad.start_ready();
         rig.device.otad.wait_log(&format!("is on trial, start {start}: going on"), LONG);
     }
     state_is(&rig.device, "watching-health");
-    rig.device.otad.kill9();
+    rig.device.kill9();
     rig.device.otad.start_ready();
     rig.device.wait_idle();
     rig.held("after the fourth start");
@@ -99,7 +99,7 @@ fn the_recovery_counts_starts_without_configuration_and_goes_back() {
         command.args(["recover", "--dir", &dir, "--json", "--config", "/does/not/exist"]).output().unwrap()
     };
     assert!(!recover().status.success(), "the daemon has the folder");
-    rig.device.otad.kill9();
+    rig.device.kill9();
     for found in ["trial", "trial", "trial", "rolled-back", "nothing"] {
         let output = recover();
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -122,7 +122,7 @@ fn each_start_of_a_trial_is_counted_once() {
     // What it remembers of the boot it was started in last is there: as after a reboot it is gone.
     let agent = rig.device.otad.dir.join("state/agent");
     for (recovery, start) in [(false, 1), (true, 2), (false, 3)] {
-        rig.device.otad.kill9();
+        rig.device.kill9();
         std::fs::remove_file(&agent).unwrap();
         // That of another boot.
         let _ = std::fs::remove_file(rig.device.otad.dir.join("state/counted"));
@@ -161,7 +161,7 @@ fn who_only_looks_makes_nothing() {
     }
     let output = run(&rig, &["rollback", "a b"]);
     assert_eq!(output.status.code(), Some(64), "{output:?}");
-    rig.device.otad.kill9();
+    rig.device.kill9();
     let files = || {
         let list = Command::new("find").arg(&state).args(["-printf", "%p %i %T@\n"]).output().unwrap();
         String::from_utf8(list.stdout).unwrap()

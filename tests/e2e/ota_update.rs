@@ -85,7 +85,7 @@ fn an_update_survives_kills_at_random_moments() {
         device.otad.start_ready();
         Outcome::of(&mut device.otad.command(&["check-now"]));
         std::thread::sleep(Duration::from_millis(rng.u64(0..1500)));
-        device.otad.kill9();
+        device.kill9();
         let number = |text: String| text.split(' ').nth(1).map(str::to_owned);
         let (a, b) = (number(device.content("os_armv8")), number(device.content("scoreboard")));
         assert_eq!(a, b, "both apps of one generation");

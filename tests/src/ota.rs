@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use serde_json::Value;
 
 use crate::daemon::Daemon;
@@ -25,9 +26,10 @@ show)
 esac
 "#;
 
-/// The apps `scoreboard`, with a unit, and `os_armv8`; a second to get well, one to stay so.
-pub const TABLES: &str = "[health]\nactive-within-s = 2\nstable-s = 1\n[app.scoreboard]\nunit = \"scoreboard.service\"\n\
-                          [app.os_armv8]\n";
+/// The apps `scoreboard`, with a unit, and `os_armv8`; a second to get well, one to stay so. The server is asked by command
+/// only: the first poll of its own comes at random within the interval, anew after each start.
+pub const TABLES: &str = "[poll]\ninterval-s = 604800\n[health]\nactive-within-s = 2\nstable-s = 1\n\
+                          [app.scoreboard]\nunit = \"scoreboard.service\"\n[app.os_armv8]\n";
 
 /// A device.
 pub struct Device {
@@ -62,6 +64,17 @@ impl Device {
     pub fn configure(&self, server: &str, top: &str, tables: &str) {
         let text = Device::toml(server, top, tables).replace("{dir}", &self.otad.dir.to_string_lossy());
         std::fs::write(&self.otad.config, text).unwrap();
+    }
+
+    /// SIGKILL to its daemon. What that had just forked, and has not become another program yet, holds the lock for a moment
+    /// longer; nobody does when this returns.
+    pub fn kill9(&mut self) {
+        self.otad.kill9();
+        let lock = self.otad.dir.join("state/lock");
+        env::wait_for("the lock of a killed otad", Duration::from_secs(20), || {
+            let lock = std::fs::File::open(&lock).ok()?;
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()
+        });
     }
 
     /// A command with `--json`: its exit code and what it printed.
@@ -143,9 +156,11 @@ impl Device {
     }
 }
 
-/// Nothing to wait for: what these tests are about happens before the trial.
+/// Nothing to wait for: what these tests are about happens before the trial. Nor does the device ask by itself, in between
+/// or after a failure: it would take the next answer that a test has prepared.
 pub const QUICK: &str = "[health]\nstable-s = 0\n[app.scoreboard]\nunit = \"scoreboard.service\"\n[limits]\n\
-                     idle-timeout-ms = 700\ndetails-max = \"64 KiB\"\n[poll]\nretry-min-s = 1\nretry-max-s = 2\n";
+                     idle-timeout-ms = 700\ndetails-max = \"64 KiB\"\n\
+                     [poll]\ninterval-s = 604800\nretry-min-s = 60\nretry-max-s = 120\n";
 
 /// A server, a publisher, and a device that has the first release.
 pub struct Rig {
