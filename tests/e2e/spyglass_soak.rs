@@ -11,6 +11,9 @@ use e2e::scratch::Scratch;
 use e2e::spyglass::{Spyglass, have_numpy};
 use e2e::{need, skip};
 
+/// Most that a busy machine may take for a step of a round.
+const LONG: Duration = Duration::from_secs(90);
+
 /// Threads and descriptors of a process.
 fn holds(pid: u32) -> (usize, usize) {
     let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
@@ -19,25 +22,25 @@ fn holds(pid: u32) -> (usize, usize) {
 
 /// One round: an application that is killed every other time, and viewers of each kind that stay for a while.
 fn round(spy: &Spyglass, page: u16, n: u32) {
-    let mut app = spy.app("cam", (320, 180), 15, 30);
+    let mut app = spy.app("cam", (320, 180), 15, 180);
     spy.wait_state("cam", "WAITING");
     let viewers: Vec<Process> = [("ffmpeg", "tcp"), ("ffmpeg", "udp"), ("gst", "tcp")]
         .map(|(player, transport)| spy.viewer(player, transport, &spy.url("cam"), 3))
         .into();
     let pages: Vec<Process> = ["mp4", "mjpg"].map(|kind| watch(page, kind)).into();
     spy.wait_state("cam", "STREAMING");
-    wait_for("viewers of the page", Duration::from_secs(30), || {
+    wait_for("viewers of the page", LONG, || {
         (spy.stream("cam")["outputs"]["web"]["viewers"] == 2).then_some(())
     });
     for mut viewer in viewers {
-        viewer.wait_exit(Duration::from_secs(30));
+        viewer.wait_exit(LONG);
     }
     // They would watch for ever.
     drop(pages);
     if n.is_multiple_of(2) {
         app.kill9();
     } else {
-        app.term(Duration::from_secs(10));
+        app.term(LONG);
     }
     spy.wait_state("cam", "STOPPED");
 }
@@ -71,7 +74,7 @@ fn viewers_and_applications_leave_nothing_behind() {
     }
     let settled = || {
         let mut last = (holds(pid), Instant::now());
-        wait_for("threads and descriptors to settle", Duration::from_secs(90), || {
+        wait_for("threads and descriptors to settle", LONG, || {
             let now = holds(pid);
             if now != last.0 {
                 last = (now, Instant::now());

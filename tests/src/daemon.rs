@@ -14,8 +14,8 @@ use crate::env;
 use crate::process::{Lines, Process, Usage};
 use crate::scratch::Scratch;
 
-/// How long a daemon may take from its start to READY=1 on a slow machine.
-const READY_S: Duration = Duration::from_secs(20);
+/// How long a daemon may take from its start to READY=1 on a slow machine, where spyglassd makes GStreamer's registry first.
+const READY_S: Duration = Duration::from_secs(90);
 
 /// A daemon, running or not.
 pub struct Daemon {

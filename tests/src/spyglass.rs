@@ -5,10 +5,12 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::daemon::Daemon;
@@ -110,6 +112,16 @@ pub fn viewer(player: &str, transport: &str, url: &str, seconds: u32) -> Process
     Process::start("viewer", &mut command)
 }
 
+/// Ends a viewer's player, which has begun, as its time does: the viewer then reports.
+pub fn end_player(viewer: &Process) {
+    let pid = viewer.pid();
+    let players = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    for player in players.split_whitespace().map(|pid| pid.parse().unwrap()) {
+        // It may have ended by itself: then there is nobody to tell.
+        let _ = kill_process(Pid::from_raw(player).unwrap(), Signal::KILL);
+    }
+}
+
 /// GStreamer's registry, shared by all tests of a run: making it takes seconds.
 pub fn registry() -> PathBuf {
     std::env::temp_dir().join("edge-tests-gstreamer-registry.bin")
@@ -130,12 +142,14 @@ pub fn have_numpy() -> bool {
 }
 
 /// A Python that has numpy: the first on the PATH may be another one than the distribution's, which python3-numpy is for.
+/// Looked for once a run: it takes long enough that programs started one after the other come apart.
 pub fn python() -> Option<&'static str> {
+    static FOUND: OnceLock<Option<&'static str>> = OnceLock::new();
     let has = |python: &&str| {
         let tried = Command::new(python).args(["-c", "import numpy"]).output();
         tried.is_ok_and(|output| output.status.success())
     };
-    ["python3", "/usr/bin/python3"].into_iter().find(has)
+    *FOUND.get_or_init(|| ["python3", "/usr/bin/python3"].into_iter().find(has))
 }
 
 /// The body of what the page at `port` answers.
