@@ -12,6 +12,8 @@ use e2e::daemon::Daemon;
 use e2e::scratch::{self, Scratch};
 use e2e::{env, need, net, picture, skip};
 
+use crate::rig;
+
 const PICTURES: usize = 6;
 const LONG: Duration = Duration::from_secs(60);
 const DEVICE: &str = "id = \"gate-3\"\n[location]\nlatitude = 52.5\nlongitude = 13.4\n";
@@ -33,7 +35,7 @@ impl Pipeline {
         let (mut running, mut ends) = (Vec::new(), Vec::new());
         for name in ["edge", "cloud"] {
             if brokers {
-                running.push(Broker::start(&scratch, name));
+                running.push(rig::telling_broker(&scratch, name));
                 ends.push(End::Broker(running[running.len() - 1].port));
             } else {
                 ends.push(End::Listen(net::free_port()));
@@ -55,12 +57,18 @@ impl Pipeline {
             Daemon::new(&scratch, "mqfwd", "mqfwd", &relay),
             Daemon::new(&scratch, "faced", "faced", &faces),
         ];
+        // Who subscribes where; with faced, the last one, nothing is left to wait for.
+        let mut subscribes = [("rig-s3put", 1), ("rig-down", 0)].into_iter();
         for daemon in &mut daemons {
             std::fs::write(daemon.dir.join("device.toml"), DEVICE).unwrap();
             daemon.env("AWS_ACCESS_KEY_ID", e2e::aws::KEY_ID).env("AWS_SECRET_ACCESS_KEY", e2e::aws::SECRET);
             daemon.start_ready();
             // Subscriptions stand before the next one sends.
-            std::thread::sleep(Duration::from_millis(400));
+            if let Some((client, n)) = subscribes.next()
+                && brokers
+            {
+                rig::wait_subscribed(&running[n], client);
+            }
         }
         let status = daemons[2].wait_exit(LONG);
         assert!(status.success(), "faced ended with {status}:\n{}", daemons[2].lines.tail(20));

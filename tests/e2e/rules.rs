@@ -12,7 +12,9 @@ use e2e::need;
 use e2e::scratch::{Scratch, files};
 use e2e::subscriber::{Got, Subscriber};
 
-const LONG: Duration = Duration::from_secs(30);
+use crate::rig::{telling_broker, wait_subscribed};
+
+const LONG: Duration = Duration::from_secs(60);
 
 fn publish(port: u16, topic: &str, text: &str, more: &[&str]) {
     let port = port.to_string();
@@ -20,15 +22,13 @@ fn publish(port: u16, topic: &str, text: &str, more: &[&str]) {
     run(Command::new("mosquitto_pub").args(base).args(more));
 }
 
-/// Waits until the daemon is connected on both sides of its outward lane, and subscribed.
+/// Waits until the daemon is connected on both sides of a lane.
 fn wait_up(daemon: &Daemon, lane: &str) {
     wait_for("both connections", LONG, || {
         let status = daemon.try_status()?;
         let lane = &status["lanes"][lane];
         (lane["source"]["up"] == true && lane["next-hop"]["up"] == true).then_some(())
     });
-    // SUBACK follows CONNACK within a turn or two of the loop.
-    std::thread::sleep(Duration::from_millis(200));
 }
 
 fn wait_payloads(subscriber: &Subscriber, wanted: &[&str]) -> Vec<Got> {
@@ -44,12 +44,13 @@ fn dead_letters(daemon: &Daemon) -> Vec<PathBuf> {
 
 /// Local and cloud broker with `mqfwd` between them, up.
 fn between(scratch: &Scratch, cloud: &Broker, change: impl FnOnce(&mut Mqfwd)) -> (Broker, Daemon) {
-    let local = Broker::start(scratch, "local");
+    let local = telling_broker(scratch, "local");
     let mut config = Mqfwd::new(End::Broker(local.port), cloud.port, 1);
     change(&mut config);
     let mut daemon = Daemon::new(scratch, "mqfwd", "mqfwd", &config.toml());
     daemon.start_ready();
     wait_up(&daemon, "out");
+    wait_subscribed(&local, "rig-down");
     (local, daemon)
 }
 
@@ -107,10 +108,11 @@ fn not_authorized_holds_everything_raises_an_alarm_and_ends_when_the_rule_change
 fn both_directions_with_the_same_topics_do_not_go_round_in_circles() {
     need!("mosquitto", "mosquitto_sub");
     let scratch = Scratch::new("circle");
-    let cloud = Broker::start(&scratch, "cloud");
+    let cloud = telling_broker(&scratch, "cloud");
     let more = "[[route]]\nfrom = \"c/#\"\nto = \"{topic}\"\n\n[[route]]\nfrom = \"c/#\"\nto = \"{topic}\"\ndirection = \"in\"\n";
     let (local, daemon) = between(&scratch, &cloud, |c| c.more = more.into());
     wait_up(&daemon, "in");
+    wait_subscribed(&cloud, "rig-up-in");
     let (near, far) =
         (Subscriber::start(local.port, "c/#", "near"), Subscriber::start(cloud.port, "c/#", "far"));
     for n in 0..10 {
@@ -222,7 +224,7 @@ fn tls_with_a_pin_and_a_password_from_a_file() {
     let cloud = Broker::start_with(&scratch, "cloud", plain, &more);
     let password = scratch.write("password", "hunter2\n");
     let far = Subscriber::start(cloud.port, "up/#", "far");
-    let local = Broker::start(&scratch, "local");
+    let local = telling_broker(&scratch, "local");
     let toml = Mqfwd::new(End::Broker(local.port), tls_port, 1).toml();
     let tls = format!(
         "username = \"fleet\"\npassword-file = \"{}\"\n[cloud.tls]\npin-file = \"{}\"\n\n[[route]]",
@@ -232,6 +234,7 @@ fn tls_with_a_pin_and_a_password_from_a_file() {
     let mut daemon = Daemon::new(&scratch, "mqfwd", "mqfwd", &toml.replacen("[[route]]", &tls, 1));
     daemon.start_ready();
     wait_up(&daemon, "out");
+    wait_subscribed(&local, "rig-down");
     publish(local.port, "t/a", "over tls", &[]);
     wait_payloads(&far, &["over tls"]);
     assert!(!daemon.lines.contain("hunter2"));

@@ -15,6 +15,8 @@ use e2e::publisher::{self, Plan, Publisher};
 use e2e::scratch::{self, Scratch};
 use e2e::{need, net, skip};
 
+use crate::rig;
+
 const KILLS: u32 = 50;
 const LONG: Duration = Duration::from_secs(60);
 
@@ -36,16 +38,18 @@ fn objects(dir: &Path) -> BTreeMap<u64, usize> {
     found
 }
 
+/// The objects once there are `n`, or once there have been no more of them for a minute.
 fn wait_objects(dir: &Path, n: usize) -> BTreeMap<u64, usize> {
-    let start = Instant::now();
+    let (mut most, mut since) = ((0, 0), Instant::now());
     loop {
         // Counting names is cheap; reading them all is done at the end.
-        let count = scratch::files(dir).len();
-        if count >= n || start.elapsed() > LONG {
-            let found = objects(dir);
-            if found.len() >= n || start.elapsed() > LONG {
-                return found;
-            }
+        let (count, is_late) = (scratch::files(dir).len(), since.elapsed() > LONG);
+        let found = if count >= n || is_late { objects(dir) } else { BTreeMap::new() };
+        if found.len() >= n || is_late {
+            return found;
+        }
+        if (found.len(), count) > most {
+            (most, since) = ((found.len(), count), Instant::now());
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -70,7 +74,7 @@ fn check(acked: &[u64], found: &BTreeMap<u64, usize>) {
 
 /// Where the source is: a broker with a proxy before it, or the daemon's own port behind one.
 struct Source {
-    _broker: Option<Broker>,
+    broker: Option<Broker>,
     proxy: Proxy,
     end: End,
     publish_port: u16,
@@ -82,23 +86,19 @@ impl Source {
             let port = net::free_port();
             let proxy = Proxy::start(port);
             let publish_port = proxy.port;
-            Source { _broker: None, proxy, end: End::Listen(port), publish_port }
+            Source { broker: None, proxy, end: End::Listen(port), publish_port }
         } else {
-            let broker = Broker::start(scratch, "broker");
+            let broker = rig::telling_broker(scratch, "broker");
             let proxy = Proxy::start(broker.port);
             let (end, publish_port) = (End::Broker(proxy.port), broker.port);
-            Source { _broker: Some(broker), proxy, end, publish_port }
+            Source { broker: Some(broker), proxy, end, publish_port }
         }
     }
 
     /// Waits until what is published is for the daemon.
-    fn wait_subscribed(&self, daemon: &Daemon) {
-        if self._broker.is_some() {
-            env::wait_for("s3put's subscription", LONG, || {
-                daemon.try_status()?["source"]["up"].as_bool().filter(|up| *up).map(drop)
-            });
-            // Connected is not yet subscribed: SUBSCRIBE follows at once.
-            std::thread::sleep(Duration::from_millis(300));
+    fn wait_subscribed(&self) {
+        if let Some(broker) = &self.broker {
+            rig::wait_subscribed(broker, "rig-s3put");
         }
     }
 }
@@ -107,7 +107,7 @@ impl Source {
 fn storm(daemon: &mut Daemon, source: &Source, s3: Option<&Proxy>, qos: u8, rate: u64) -> Publisher {
     let mut rng = fastrand::Rng::with_seed(seed());
     daemon.start_ready();
-    source.wait_subscribed(daemon);
+    source.wait_subscribed();
     let plan = Plan { rate, ..Plan::new(source.publish_port, "camera", qos, 400_000) };
     let mut publisher = Publisher::start(plan);
     let (mut kills, mut cuts) = (0, 0);
@@ -187,12 +187,18 @@ fn storm_broker_qos1_into_s3() {
     s3put.check_log();
 }
 
+/// Fails when there have been no more of them for a minute.
 fn wait_keys(s3: &S3, n: usize) {
     let is_object = |key: &&String| !key.ends_with(".json");
-    env::wait_for(&format!("{n} objects in S3"), LONG, || {
+    let (mut most, mut since) = (0, Instant::now());
+    while most < n {
         std::thread::sleep(Duration::from_millis(300));
-        (s3.keys("faces").iter().filter(is_object).count() >= n).then_some(())
-    });
+        let now = s3.keys("faces").iter().filter(is_object).count();
+        if now > most {
+            (most, since) = (now, Instant::now());
+        }
+        assert!(since.elapsed() < LONG, "{most} objects in S3 of {n}, and no more for {LONG:?}");
+    }
 }
 
 fn s3_daemon(scratch: &Scratch, source: End, endpoint: &str) -> Daemon {
