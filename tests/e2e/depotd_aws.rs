@@ -113,7 +113,7 @@ fn depotd_aws_serves_over_dynamodb_and_s3() {
     let (status, body) = get(&metadata, &[]);
     let details: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status.as_str(), details.as_object().unwrap().len()), ("200", 4));
-    env::wait_for("moto's log", Duration::from_secs(5), || (asked() - before == 9).then_some(()));
+    env::wait_for("moto's log", Duration::from_secs(60), || (asked() - before == 9).then_some(()));
     assert_eq!(get(question, &[]).0, "200");
     let files = env::run(Command::new("tar").arg("tzf").arg(scratch.join("fetched")));
     assert_eq!(files.lines().count(), 5, "{files}");
@@ -126,7 +126,7 @@ fn depotd_aws_serves_over_dynamodb_and_s3() {
     std::fs::write(scratch.join("blob"), &whole).unwrap();
     let sum = sha256(&scratch.join("blob"));
     assert_eq!(blob, format!("/blob/{sum}"));
-    env::wait_for("moto's log", Duration::from_secs(5), || (asked() - before == 2).then_some(()));
+    env::wait_for("moto's log", Duration::from_secs(60), || (asked() - before == 2).then_some(()));
     let part = get(blob, &["-H", "Range: bytes=100-199"]);
     assert!(part.0 == "206" && part.1 == whole[100..200]);
     std::fs::remove_file(s3s.root.join("depot/p/blobs").join(&sum)).unwrap();
@@ -140,10 +140,10 @@ fn depotd_aws_serves_over_dynamodb_and_s3() {
         let details: Value = serde_json::from_slice(&get(&metadata, &[]).1).unwrap();
         (details["scoreboard"]["latestVersion"] == "1.0.1").then_some(())
     };
-    env::wait_for("the release to be served", Duration::from_secs(10), newest);
+    env::wait_for("the release to be served", Duration::from_secs(60), newest);
     json(&depot, &["retire", "scoreboard", "--env", "prod", "--version", "1.0.0"]);
     let gone = || (get(blob, &[]).0 == "404").then_some(());
-    env::wait_for("retired content to be gone", Duration::from_secs(10), gone);
+    env::wait_for("retired content to be gone", Duration::from_secs(60), gone);
     daemon.check_log();
     assert!(daemon.term().success());
 }

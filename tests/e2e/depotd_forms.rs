@@ -87,7 +87,7 @@ fn depotd_head_is_get_without_its_body() {
         assert_eq!(get_body.is_empty(), status == 304, "{path}");
         statuses.insert(status);
         // What was made by the GET is on disk before it is asked for again.
-        env::wait_for("nothing under way", Duration::from_secs(10), || {
+        env::wait_for("nothing under way", Duration::from_secs(60), || {
             (daemon.status()["bundles"]["making"] == 0).then_some(())
         });
     }

@@ -136,7 +136,7 @@ fn a_port_in_use_is_explained() {
     let mut mqfwd =
         Daemon::new(&scratch, "mqfwd", "mqfwd", &Mqfwd::new(End::Listen(port), net::free_port(), 1).toml());
     mqfwd.start();
-    let status = mqfwd.wait_exit(Duration::from_secs(10));
+    let status = mqfwd.wait_exit(Duration::from_secs(60));
     let said = mqfwd.lines.tail(5);
     assert!(!status.success() && status.code() != Some(101), "{status}");
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("in use"), "{said}");

@@ -13,7 +13,7 @@ use e2e::scratch::Scratch;
 use e2e::subscriber::{Account, Subscriber};
 use e2e::{need, net};
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(90);
 
 struct Nx {
     scratch: Scratch,

@@ -86,7 +86,7 @@ fn a_file_that_changes_in_the_middle_is_found_out() {
 
 #[test]
 fn a_partial_file_survives_kill_9_and_a_restart() {
-    let quiet = QUICK.replace("idle-timeout-ms = 700", "idle-timeout-ms = 60000");
+    let quiet = QUICK.replace("idle-timeout-ms = 3000", "idle-timeout-ms = 60000");
     let mut rig = Rig::new("ota-partial", "", &quiet);
     let content = b"good and long ".repeat(30_000);
     let release = rig.next(content.clone());

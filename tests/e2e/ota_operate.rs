@@ -16,7 +16,7 @@ use e2e::skip;
 use rustix::process::Signal;
 use time::OffsetDateTime;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_reload_takes_a_good_file_and_leaves_a_bad_one() {

@@ -10,7 +10,7 @@ use e2e::packages::Release;
 use e2e::scratch::Scratch;
 use e2e::skip;
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(90);
 
 fn state_is(device: &Device, state: &str) {
     env::wait_for(state, LONG, || (device.otad.try_status()?["state"] == state).then_some(()));

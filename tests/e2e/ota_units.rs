@@ -86,7 +86,7 @@ fn units_really_restart() {
         let (_, word, all) = device.check();
         assert_eq!(word, "rolled-back", "{all}");
         assert!(device.content("scoreboard").starts_with("# 2"));
-        env::wait_for("what ran before", Duration::from_secs(10), || {
+        env::wait_for("what ran before", Duration::from_secs(60), || {
             (unit.show("ActiveState") == "active").then_some(())
         });
         let pid = unit.show("MainPID");

@@ -10,7 +10,7 @@ use e2e::scratch::Scratch;
 use e2e::sideload::{Device, Keys, Outcome, Setup, tree};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 /// Whether a process is there and no zombie.
 fn alive(pid: u32) -> bool {

@@ -12,7 +12,7 @@ use e2e::process::Process;
 use e2e::scratch::Scratch;
 use e2e::sideload::{Device, Keys, Outcome, Setup};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 /// Every request of the contract, with certificates as openssl makes them and as `sideload keys` makes them.
 #[test]

@@ -8,7 +8,7 @@ use e2e::process::Process;
 use e2e::scratch::Scratch;
 use e2e::sideload::{Device, Outcome, Setup, tree};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 /// A device and a running `sideload dev` whose application prints `version N`.
 fn dev(scratch: &Scratch, more: &str) -> (Device, Process) {

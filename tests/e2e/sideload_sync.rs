@@ -13,7 +13,7 @@ use e2e::proxy::Proxy;
 use e2e::scratch::Scratch;
 use e2e::sideload::{Device, Keys, Outcome, Setup, Tree, tree};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 const LONG: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
 

@@ -12,7 +12,7 @@ use e2e::scratch::Scratch;
 use e2e::sideload::{Device, Outcome, Setup, Tree, tree};
 use e2e::{need, skip};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 const LONG: Duration = Duration::from_secs(60);
 
 /// A developer's own folder and cache.

@@ -152,7 +152,7 @@ fn a_slow_start_of_an_encoder_holds_up_nobody() {
     let _app = spy.app("cam", (320, 180), 15, 60);
     spy.wait_state("cam", "STARTING");
     spy.daemon.process().signal(Signal::HUP);
-    spy.daemon.wait_log("reloading", Duration::from_secs(10));
+    spy.daemon.wait_log("reloading", Duration::from_secs(60));
     wait_for("it to stream again", Duration::from_secs(60), || {
         spy.daemon.try_status().filter(|status| status["streams"][0]["state"] == "STREAMING").map(drop)
     });

@@ -99,7 +99,7 @@ fn connections_are_bounded_and_silent_ones_go() {
     let text = text.replace("[web]", "producers-max = 2\nhello-timeout-ms = 5000\n[web]");
     std::fs::write(&spy.daemon.config, text).unwrap();
     spy.daemon.process().signal(Signal::HUP);
-    spy.daemon.wait_log("reloading", Duration::from_secs(10));
+    spy.daemon.wait_log("reloading", Duration::from_secs(60));
     spy.daemon.wait_ready();
     let talks = Raw::connect(&spy);
     assert!(talks.send(&hello("cam", (64, 48), 0, 1, 2)));

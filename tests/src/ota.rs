@@ -150,7 +150,7 @@ impl Device {
 
     /// Waits until no job is under way, and none follows by itself.
     pub fn wait_idle(&self) {
-        env::wait_for("otad to be idle", Duration::from_secs(30), || {
+        env::wait_for("otad to be idle", Duration::from_secs(90), || {
             (self.otad.try_status()?["idle"] == true).then_some(())
         });
     }
@@ -159,7 +159,7 @@ impl Device {
 /// Nothing to wait for: what these tests are about happens before the trial. Nor does the device ask by itself, in between
 /// or after a failure: it would take the next answer that a test has prepared.
 pub const QUICK: &str = "[health]\nstable-s = 0\n[app.scoreboard]\nunit = \"scoreboard.service\"\n[limits]\n\
-                     idle-timeout-ms = 700\ndetails-max = \"64 KiB\"\n\
+                     idle-timeout-ms = 3000\ndetails-max = \"64 KiB\"\n\
                      [poll]\ninterval-s = 604800\nretry-min-s = 60\nretry-max-s = 120\n";
 
 /// A server, a publisher, and a device that has the first release.
