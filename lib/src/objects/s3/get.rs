@@ -165,6 +165,6 @@ mod tests {
         settings.idle_timeout = Duration::from_secs(30);
         let begun = Instant::now();
         let got = S3::new(settings).get("a", 10, Duration::from_millis(300));
-        assert!(matches!(got, Got::Retry(_)) && begun.elapsed() < Duration::from_millis(1500), "{got:?}");
+        assert!(matches!(got, Got::Retry(_)) && begun.elapsed() < Duration::from_secs(10), "{got:?}");
     }
 }
