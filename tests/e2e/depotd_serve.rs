@@ -65,7 +65,7 @@ impl Depot {
         let (head, body) = (self.scratch.join("head"), self.scratch.join("body"));
         std::fs::write(&body, "").unwrap();
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "--max-time", "30", "-D"]).arg(&head).arg("-o").arg(&body).args(arguments);
+        curl.args(["-sS", "--max-time", "120", "-D"]).arg(&head).arg("-o").arg(&body).args(arguments);
         env::run(curl.arg(format!("http://127.0.0.1:{}{path}", self.port)));
         let head = std::fs::read_to_string(&head).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();

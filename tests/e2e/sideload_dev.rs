@@ -16,7 +16,7 @@ fn dev(scratch: &Scratch, more: &str) -> (Device, Process) {
     save(&device, 0);
     device.write("pkg/data.txt", "0");
     let toml = format!(
-        "addr = \"127.0.0.1\"\nport = {}\ncert-key-dir = \"{}\"\n{more}",
+        "addr = \"127.0.0.1\"\nport = {}\ncert-key-dir = \"{}\"\n[dev]\ncheck-timeout-ms = 60000\n{more}",
         device.port,
         device.keys.dir.display()
     );
