@@ -122,7 +122,7 @@ fn what_was_kept_on_disk_before_a_crash_is_sent_and_credentials_are_followed() {
         assert!(!shown.contains(secret) && !daemon.lines.contain(secret), "{}", daemon.lines.tail(50));
     }
     assert_eq!(rig.events("problem"), Vec::<Value>::new());
-    std::thread::sleep(Duration::from_millis(500));
+    rig.wait_closed();
     assert!(rig.read_dumps() >= 1);
     daemon.check_log();
 }

@@ -22,7 +22,9 @@ use support::encode;
 fn config(rig: &Rig, more: &str) -> Config {
     let keys = format!("access-key-id = {KEY_ID:?}\nsecret-key-file = {:?}\n", rig.scratch.join("secret"));
     let keys = if more.contains("credentials-file") { String::new() } else { keys };
-    let text = format!("{}{keys}stall-s = 5\n{more}\n[tags]\nplace = \"gate 4\"\n", rig.toml());
+    // Longer than a busy machine keeps a healthy connection waiting.
+    let stall = if more.contains("stall-s") { "" } else { "stall-s = 30\n" };
+    let text = format!("{}{keys}{stall}{more}\n[tags]\nplace = \"gate 4\"\n", rig.toml());
     let loaded = edge::config::parse::<Raw>(Path::new("kvs.toml"), text).unwrap();
     loaded.raw.to_config(&loaded, "kvs", &Vars::default()).unwrap()
 }
@@ -69,13 +71,22 @@ fn play(sink: &Sink, units: &[Unit], faster: u32) {
     }
 }
 
-/// Until the sink keeps nothing any more.
-fn settle(sink: &Sink, seconds: u64) {
-    let until = Instant::now() + Duration::from_secs(seconds);
-    while sink.status()["fragments-kept"] != 0 {
-        assert!(Instant::now() < until, "{:#}", sink.status());
+/// Waits until the sink's status is so.
+fn until(sink: &Sink, done: impl Fn(&Value) -> bool) -> Value {
+    let end = Instant::now() + Duration::from_secs(90);
+    loop {
+        let status = sink.status();
+        if done(&status) {
+            return status;
+        }
+        assert!(Instant::now() < end, "{status:#}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Until the sink keeps nothing any more.
+fn settle(sink: &Sink) {
+    until(sink, |status| status["fragments-kept"] == 0);
 }
 
 fn video(rig: &Rig, seconds: usize) -> Vec<Unit> {
@@ -89,7 +100,7 @@ fn a_quiet_day() {
     let sink = kvs::start(config(&rig, ""), "front").unwrap();
     assert!(sink.take_key_wanted() || sink.status()["state"] == "WAITING");
     play(&sink, &units, 4);
-    settle(&sink, 20);
+    settle(&sink);
     let status = sink.status();
     assert_eq!(
         (&status["state"], &status["connections"], &status["fragments-resent"]),
@@ -100,7 +111,7 @@ fn a_quiet_day() {
     sink.stop();
     verify(&rig, &units);
     assert!(rig.events("fragment").iter().all(|e| e["tags"] == 1));
-    std::thread::sleep(Duration::from_millis(500));
+    rig.wait_closed();
     assert_eq!(rig.read_dumps(), 1);
 }
 
@@ -120,9 +131,9 @@ fn everything_goes_wrong_and_nothing_is_lost() {
     ]);
     let Some(rig) = Rig::start("everything_goes_wrong_and_nothing_is_lost", &script) else { return };
     let units = video(&rig, 80);
-    let sink = kvs::start(config(&rig, ""), "gate").unwrap();
+    let sink = kvs::start(config(&rig, "stall-s = 5"), "gate").unwrap();
     play(&sink, &units, 4);
-    settle(&sink, 90);
+    settle(&sink);
     let status = sink.status();
     assert_eq!(
         (&status["fragments-refused"], &status["fragments-dropped"]),
@@ -146,7 +157,7 @@ fn the_endpoint_moves_and_times_are_relative() {
     let units = video(&rig, 20);
     let sink = kvs::start(config(&rig, "timecode = \"relative\""), "gate").unwrap();
     play(&sink, &units, 4);
-    settle(&sink, 30);
+    settle(&sink);
     assert_eq!(sink.status()["fragments-refused"], 0);
     sink.stop();
     verify(&rig, &units);
@@ -163,23 +174,25 @@ fn connections_change_over_without_a_gap() {
     let units = video(&rig, 40);
     let mut config = self::config(&rig, "");
     config.policy.rotate = Duration::from_secs(2);
+    let begun = Instant::now();
     let sink = kvs::start(config, "gate").unwrap();
     play(&sink, &units, 4);
-    settle(&sink, 30);
+    settle(&sink);
     let status = sink.status();
     assert_eq!((&status["fragments-resent"], &status["why"]), (&json!(0), &Value::Null), "{status:#}");
     sink.stop();
+    let most = begun.elapsed().as_secs() / 2 + 2;
     verify(&rig, &units);
     let connections = rig.events("connection").len();
-    assert!((4..=7).contains(&connections), "{connections}");
+    assert!(connections >= 3 && connections as u64 <= most, "{connections} of at most {most}");
     // The old one is finished (its last chunk sent) before the new one is opened.
     let order: Vec<String> = (rig.log().iter())
         .filter(|e| e["event"] == "connection" || e["event"] == "finished")
         .map(|e| e["event"].as_str().unwrap().to_owned())
         .collect();
     assert!(order.windows(2).all(|w| w[0] != w[1]), "{order:?}");
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(rig.read_dumps() >= 4);
+    rig.wait_closed();
+    assert!(rig.read_dumps() >= 2);
 }
 
 #[test]
@@ -205,7 +218,7 @@ fn credentials_in_a_file_are_followed_before_they_end() {
     }
     write(&format!("{KEY_ID}2"), 3600);
     play(&sink, &units[100..], 4);
-    settle(&sink, 30);
+    settle(&sink);
     let status = sink.status();
     assert_eq!(
         (&status["fragments-resent"], &status["connections"], &status["why"]),
@@ -219,7 +232,7 @@ fn credentials_in_a_file_are_followed_before_they_end() {
 
 #[test]
 fn what_is_on_disk_outlives_the_daemon() {
-    let script: Vec<Value> = (0..40).map(|_| json!({"fault": "status", "status": 500})).collect();
+    let script: Vec<Value> = (0..400).map(|_| json!({"fault": "status", "status": 500})).collect();
     let Some(rig) = Rig::start("what_is_on_disk_outlives_the_daemon", &json!(script)) else { return };
     let units = video(&rig, 16);
     let disk = format!(
@@ -228,10 +241,12 @@ fn what_is_on_disk_outlives_the_daemon() {
     );
     let sink = kvs::start(config(&rig, &disk), "gate").unwrap();
     play(&sink, &units, 4);
-    let status = sink.status();
-    assert_eq!((&status["state"], &status["fragments-dropped"]), (&json!("ERROR"), &json!(0)), "{status:#}");
-    assert!(status["why"].as_str().is_some_and(|why| why.contains("500")), "{status:#}");
-    assert!(status["bytes-kept-on-disk"].as_u64() > Some(100_000), "{status:#}");
+    let status = until(&sink, |status| {
+        status["state"] == "ERROR"
+            && status["why"].as_str().is_some_and(|why| why.contains("500"))
+            && status["bytes-kept-on-disk"].as_u64() > Some(100_000)
+    });
+    assert_eq!(status["fragments-dropped"], 0, "{status:#}");
     sink.stop();
     let left = std::fs::read_dir(rig.scratch.join("disk")).unwrap().count();
     assert_eq!(left, 16, "one file a fragment");
@@ -239,7 +254,7 @@ fn what_is_on_disk_outlives_the_daemon() {
     // Another service, and a sink that has not seen these frames.
     let Some(other) = Rig::start("what_is_on_disk_outlives_the_daemon-2", &json!([])) else { return };
     let sink = kvs::start(config(&other, &disk), "gate").unwrap();
-    settle(&sink, 30);
+    settle(&sink);
     sink.stop();
     verify(&other, &units);
     assert_eq!(std::fs::read_dir(rig.scratch.join("disk")).unwrap().count(), 0);

@@ -5,6 +5,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -82,6 +83,18 @@ impl Rig {
 
     pub fn events(&self, name: &str) -> Vec<Value> {
         self.log().into_iter().filter(|e| e["event"] == name).collect()
+    }
+
+    /// Waits until every connection so far has ended.
+    pub fn wait_closed(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        // Those that were never taken up have no end of their own.
+        let is_taken =
+            |e: &Value| ["status", "expired", "stall"].iter().all(|fault| e["fault"]["fault"] != *fault);
+        while self.events("closed").len() < self.events("connection").iter().filter(|e| is_taken(e)).count() {
+            assert!(Instant::now() < end, "{:?}", self.events("closed"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What other programs say of the bytes of each connection that ended as it should.
