@@ -190,11 +190,10 @@ mod tests {
     fn the_process_knows_what_it_costs() {
         let before = cpu_ms();
         let begun = Instant::now();
-        let mut sum = 0u64;
-        while begun.elapsed() < Duration::from_millis(30) {
-            sum = sum.wrapping_add(std::hint::black_box(1));
+        while cpu_ms() <= before {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it stays at {before} ms");
+            std::hint::spin_loop();
         }
-        assert!(sum > 0 && cpu_ms() > before);
         let (rss, highest) = memory_kib();
         assert!(rss > 500 && highest >= rss);
     }
