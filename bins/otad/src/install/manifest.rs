@@ -221,6 +221,14 @@ impl Tree {
         self.entries += 1;
     }
 
+    /// Of both.
+    pub(super) fn with(mut self, other: &Tree) -> Tree {
+        self.digest.0.iter_mut().zip(other.digest.0).for_each(|(all, one)| *all ^= one);
+        self.entries += other.entries;
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self
+    }
+
     pub(super) fn file(&mut self, path: &str, mode: u32, size: u64, crc: u32) {
         self.add(&format!("f {mode:o} {size} {crc:08x} {path}"));
         self.bytes = self.bytes.saturating_add(size);

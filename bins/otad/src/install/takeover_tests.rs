@@ -171,3 +171,28 @@ fn content_that_was_left_from_an_earlier_start_is_looked_at() {
     let two = install(&mut store, &second);
     assert_eq!(store.verify(&two).unwrap(), []);
 }
+
+#[test]
+fn what_python_compiled_is_no_damage() {
+    let (_scratch, dir, mut store) = fresh("takeover-python");
+    let one = first(&mut store);
+    for folder in ["tree/bin/__pycache__", "tool/__pycache__"] {
+        let folder = dir.join(format!("gens/{one}/{folder}"));
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("run.cpython-311.pyc"), "compiled").unwrap();
+    }
+    let second = manifest(&mut store, 2);
+    assert_eq!(inspect(&mut store, &second), Vec::<String>::new());
+    let two = install(&mut store, &second);
+    assert_eq!((store.verify(&one).unwrap(), store.verify(&two).unwrap()), (vec![], vec![]));
+    assert!(dir.join(format!("gens/{two}/{TREE}")).exists());
+
+    // What was released counts, whatever its name.
+    let compiled = |byte: u8| gzip(&archive(&[("__pycache__/a.pyc", 0o644, &[byte; 9][..])]));
+    fetch(&mut store, &compiled(1));
+    let third = Manifest::new(vec![item("py", Kind::Tar, 1, &compiled(1))]).unwrap();
+    let three = install(&mut store, &third);
+    assert_eq!(store.verify(&three).unwrap(), []);
+    fs::write(dir.join(format!("gens/{three}/py/__pycache__/a.pyc")), [2; 9]).unwrap();
+    assert_eq!(store.verify(&three).unwrap().len(), 1);
+}

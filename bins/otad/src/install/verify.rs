@@ -1,4 +1,6 @@
 //! Whether what is installed is still what was installed. Reads everything, changes nothing.
+//!
+//! What Python compiles beside its source, where it may write, is no damage: it is not looked at unless it was released.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,6 +16,9 @@ use super::disk::entries;
 use super::{Error, GenId, Item, Kind, Store, Tree};
 
 const BUFFER: usize = 128 << 10;
+
+/// Where Python keeps what it compiled (PEP 3147).
+const PYTHON: &str = "__pycache__";
 
 /// An app that is not as it was installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +83,9 @@ fn check_file(
         Some((_, meta)) if !meta.is_file() => Some("it is no file any more"),
         Some((_, meta)) if meta.len() != item.size => Some("its content was changed"),
         Some((_, meta)) if meta.permissions().mode() & 0o7777 != mode => Some("its mode was changed"),
-        Some(_) if there.len() > 1 => Some("something was added to its folder"),
+        Some(_) if there.iter().any(|(name, _)| *name != path && !name.ends_with(PYTHON)) => {
+            Some("something was added to its folder")
+        }
         Some(_) => None,
     };
     match why {
@@ -92,25 +99,36 @@ fn check_tree(
     expected: Option<&Tree>,
     stop: &AtomicBool,
 ) -> Result<Option<&'static str>, Error> {
-    let (mut tree, mut buffer) = (Tree::default(), vec![0; BUFFER]);
-    walk(folder, "", &mut tree, &mut buffer, stop)?;
-    Ok((Some(&tree) != expected).then_some("files in it were changed, added or removed"))
+    let mut sums = Sums::default();
+    walk(folder, "", &mut sums, false, &mut vec![0; BUFFER], stop)?;
+    let whole = |expected: &Tree| *expected == sums.tree || *expected == sums.tree.with(&sums.compiled);
+    Ok((!expected.is_some_and(whole)).then_some("files in it were changed, added or removed"))
+}
+
+/// Of what there is: what Python may have compiled, and the rest.
+#[derive(Default)]
+struct Sums {
+    tree: Tree,
+    compiled: Tree,
 }
 
 fn walk(
     folder: &Path,
     above: &str,
-    tree: &mut Tree,
+    sums: &mut Sums,
+    compiled: bool,
     buffer: &mut [u8],
     stop: &AtomicBool,
 ) -> Result<(), Error> {
     for (path, meta) in entries(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let rel = if above.is_empty() { name.into_owned() } else { format!("{above}/{name}") };
+        let rel = if above.is_empty() { name.to_string() } else { format!("{above}/{name}") };
         let mode = meta.permissions().mode() & 0o7777;
+        let compiled = compiled || (meta.is_dir() && name == PYTHON);
+        let tree = if compiled { &mut sums.compiled } else { &mut sums.tree };
         if meta.is_dir() {
             tree.folder(&rel, mode);
-            walk(&path, &rel, tree, buffer, stop)?;
+            walk(&path, &rel, sums, compiled, buffer, stop)?;
         } else if meta.is_symlink() {
             let target = std::fs::read_link(&path).map_err(Error::io("read the link", &path))?;
             tree.link(&rel, &target.to_string_lossy());
