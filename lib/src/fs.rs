@@ -7,6 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+/// How long a lock is tried.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// What failed, on which path.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +88,25 @@ pub fn create_dir_durably(folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// Locks a file for whoever has it open here and nobody else, until it is closed (flock(2)); `false`: another process has
+/// it. That is believed after a second only: a program that this process or an ended one starts has a copy of all
+/// that was open from its fork to its exec. Blocks
+/// so long.
+///
+/// # Errors
+/// The file system has no locks.
+pub fn lock_alone(file: &File) -> io::Result<bool> {
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Ok(false),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Bytes that an unprivileged process may still write on the filesystem of `path`.
 ///
 /// # Errors
@@ -116,6 +142,28 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("edge-fs-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         folder
+    }
+
+    #[test]
+    fn a_lock_is_had_by_one_and_soon_after_the_other_is_gone() {
+        let folder = scratch("lock");
+        create_dir_durably(&folder).unwrap();
+        let open = || File::options().create(true).append(true).open(folder.join("lock")).unwrap();
+        let (one, two) = (open(), open());
+        assert!(lock_alone(&one).unwrap());
+        let begin = Instant::now();
+        assert!(!lock_alone(&two).unwrap());
+        assert!(begin.elapsed() >= LOCK_WAIT);
+        // The other one's copy is closed while this one tries.
+        let copy = one.try_clone().unwrap();
+        drop(one);
+        let closes = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_WAIT / 10);
+            drop(copy);
+        });
+        assert!(lock_alone(&two).unwrap());
+        closes.join().unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

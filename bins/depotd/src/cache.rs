@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use edge::fs::{self, context};
-use rustix::fs::FlockOperation;
 
 /// What files that are being made begin with.
 pub const TEMPORARY: &str = ".new-";
@@ -74,7 +73,7 @@ impl Cache {
         let path = dir.join(".lock");
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(&path);
         let lock = lock.map_err(context("open", &path))?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !fs::lock_alone(&lock).map_err(context("lock", &path))? {
             return Err(Error::InUse(dir.to_owned()));
         }
         let mut cache = Self {

@@ -156,21 +156,19 @@ impl Conn {
                 self.deadline = now + self.limits.body_timeout;
                 self.input.extend_from_slice(bytes);
             }
-            Phase::Answer | Phase::Chunks | Phase::Sized { .. } | Phase::Raw { .. } => {
-                self.input.extend_from_slice(bytes);
-            }
+            _ => self.input.extend_from_slice(bytes),
         }
     }
 
     /// The peer will send nothing more. What it sent is still understood, and an answer that is due is still sent.
     pub fn eof(&mut self) {
         self.ended = true;
-        match self.phase {
-            Phase::Linger { .. } => self.phase = Phase::Closed,
-            Phase::Body | Phase::Raw { until: Some(_) } if self.input.is_empty() => {
-                self.phase = Phase::Closed
-            }
-            _ => {}
+        let over = match self.phase {
+            Phase::Body | Phase::Raw { until: Some(_) } => self.input.is_empty(),
+            _ => matches!(self.phase, Phase::Linger { .. }),
+        };
+        if over {
+            self.phase = Phase::Closed;
         }
     }
 

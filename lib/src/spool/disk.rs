@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::Error;
@@ -87,10 +87,9 @@ impl RealDisk {
             .write(true)
             .open(&path)
             .map_err(io_error("open the lock file", &path))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(RealDisk { dir: dir.to_owned(), _lock: lock }),
-            Err(Errno::WOULDBLOCK) => Err(Error::InUse { dir: dir.to_owned() }),
-            Err(e) => Err(io_error("lock", &path)(e.into())),
+        match crate::fs::lock_alone(&lock).map_err(io_error("lock", &path))? {
+            true => Ok(RealDisk { dir: dir.to_owned(), _lock: lock }),
+            false => Err(Error::InUse { dir: dir.to_owned() }),
         }
     }
 }

@@ -8,7 +8,6 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use edge::release::Sha256;
-use rustix::fs::FlockOperation;
 
 use super::record::FILE_BYTES_MAX;
 use super::{Error, GenId};
@@ -73,10 +72,8 @@ impl Disk {
         }
         let path = dir.join("lock");
         let lock = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked(dir.to_owned())),
-            Err(error) => return Err(Error::io("lock", &path)(error)),
+        if !edge::fs::lock_alone(&lock).map_err(Error::io("lock", &path))? {
+            return Err(Error::Locked(dir.to_owned()));
         }
         Ok(Disk { dir: dir.to_owned(), lock, syncfs_tells: edge::fs::syncfs_tells_errors() })
     }

@@ -45,7 +45,7 @@ use edge::sync::cache::HashCache;
 use edge::sync::content::{self, Hashed};
 use edge::sync::manifest::{Entry, Manifest};
 use edge::sync::{ContentId, RelPath};
-use rustix::fs::{FlockOperation, OFlags};
+use rustix::fs::OFlags;
 
 pub use commit::Committed;
 pub use error::Error;
@@ -152,7 +152,12 @@ impl Store {
         }
         let disk = disk::open(Root::open(root)?)?;
         let lock = disk.root.open_file(&ours("lock"), OFlags::RDWR | OFlags::CREATE, 0o600)?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let locked = edge::fs::lock_alone(&lock).map_err(|source| Error::Io {
+            action: "lock",
+            path: root.join(ours("lock")),
+            source,
+        })?;
+        if !locked {
             let why = format!("another process uses {} (is sideloadd running twice?)", root.display());
             return Err(Error::refused(500, why));
         }
