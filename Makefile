@@ -71,6 +71,7 @@ check: ## formatting, lints, licences and advisories, units, shell scripts, hous
 	$(CARGO) clippy -p spyglassd -p sorterd --features spyglassd/privacy --all-targets --locked -- -D warnings
 	shellcheck $(SCRIPTS)
 	@tests/units.sh $(UNITS)
+	$(CARGO) metadata --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 	$(CARGO) test -q -p e2e --test style
 	@etc/tools.sh deny
 	@tests/deny.sh
