@@ -1,13 +1,8 @@
 //! `otad` and an app that was damaged on the device and does not change in an update.
 
-use std::process::Command;
-use std::time::Duration;
-
 use e2e::depot::Depot;
-use e2e::env;
-use e2e::ota::{Device, QUICK, Rig, TABLES};
+use e2e::ota::{Device, QUICK, Rig, TABLES, stand_in};
 use e2e::packages::Release;
-use e2e::process::Process;
 use e2e::scratch::Scratch;
 
 /// The system is damaged, the board is updated: both are whole then, and only the board's unit was restarted.
@@ -59,12 +54,7 @@ fn a_damaged_app_that_does_not_change_is_fetched_again() {
 #[test]
 fn the_original_s_server_sends_a_damaged_app_again() {
     let scratch = Scratch::new("ota-mend-original");
-    let folder = scratch.dir("server");
-    let script = env::root().join("tests/ota_standin.py");
-    let _server = Process::start("stand-in", Command::new("python3").arg(script).arg(&folder));
-    let port = env::wait_for("the stand-in's port", Duration::from_secs(20), || {
-        std::fs::read_to_string(folder.join("port")).ok()
-    });
+    let (_server, folder, address) = stand_in(&scratch);
     let publish = |board: &str| {
         std::fs::write(folder.join("a"), "the system").unwrap();
         std::fs::write(folder.join("b"), format!("good {board}")).unwrap();
@@ -74,7 +64,6 @@ fn the_original_s_server_sends_a_damaged_app_again() {
         std::fs::write(folder.join("catalog.json"), catalog.to_string()).unwrap();
     };
     publish("1");
-    let address = format!("http://127.0.0.1:{port}");
     let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
     device.otad.start_ready();
     device.check_until("updated");

@@ -1,11 +1,6 @@
 //! `otad retry`: what was rolled back comes again, and only when a person says so.
 
-use std::process::Command;
-use std::time::Duration;
-
-use e2e::env;
-use e2e::ota::{Device, QUICK, Rig, TABLES};
-use e2e::process::Process;
+use e2e::ota::{Device, QUICK, Rig, TABLES, stand_in};
 use e2e::scratch::Scratch;
 use serde_json::Value;
 
@@ -80,12 +75,7 @@ fn what_was_rolled_back_by_hand_is_let_in_again() {
 #[test]
 fn the_original_s_server_is_asked_for_its_content_again() {
     let scratch = Scratch::new("ota-again-bundle");
-    let folder = scratch.dir("server");
-    let script = env::root().join("tests/ota_standin.py");
-    let _server = Process::start("stand-in", Command::new("python3").arg(script).arg(&folder));
-    let port = env::wait_for("the stand-in's port", Duration::from_secs(20), || {
-        std::fs::read_to_string(folder.join("port")).ok()
-    });
+    let (_server, folder, address) = stand_in(&scratch);
     let publish = |version: &str| {
         std::fs::write(folder.join("b"), format!("board {version}")).unwrap();
         let catalog = serde_json::json!([
@@ -93,7 +83,6 @@ fn the_original_s_server_is_asked_for_its_content_again() {
         std::fs::write(folder.join("catalog.json"), catalog.to_string()).unwrap();
     };
     publish("1");
-    let address = format!("http://127.0.0.1:{port}");
     let mut device = Device::new(&scratch, &address, "mode = \"bundle\"\nrequire-signature = false", TABLES);
     device.otad.start_ready();
     assert_eq!(device.check().1, "updated");

@@ -1,29 +1,16 @@
 //! `otad` against servers that share no code with it: the stand-in for the original (bundles, no signatures), and the
 //! real `depotd` (files, signed). A fake `systemctl` calls a unit failed whose app holds the word BAD.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use e2e::depot::Depot;
 use e2e::env;
 use e2e::net::free_port;
-use e2e::ota::{Device, TABLES};
+use e2e::ota::{Device, TABLES, stand_in};
 use e2e::process::Process;
 use e2e::scratch::Scratch;
 use e2e::sideload::Outcome;
 use serde_json::Value;
-
-/// The stand-in's process, its folder and its address.
-fn stand_in(scratch: &Scratch) -> (Process, PathBuf, String) {
-    let folder = scratch.dir("server");
-    let script = env::root().join("tests/ota_standin.py");
-    let process = Process::start("stand-in", Command::new("python3").arg(script).arg(&folder));
-    let port = env::wait_for("the stand-in's port", Duration::from_secs(20), || {
-        std::fs::read_to_string(folder.join("port")).ok()
-    });
-    (process, folder, format!("http://127.0.0.1:{port}"))
-}
 
 #[test]
 fn the_original_s_bundles_are_installed_taken_back_and_superseded() {

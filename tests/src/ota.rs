@@ -3,6 +3,7 @@
 //! The fake calls a unit failed whose app `scoreboard` holds the word BAD, and notes every restart in `restarts`.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::daemon::Daemon;
 use crate::env;
 use crate::packages::{Key, Release, Server};
+use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::sideload::Outcome;
 
@@ -154,6 +156,17 @@ impl Device {
             (self.otad.try_status()?["idle"] == true).then_some(())
         });
     }
+}
+
+/// The stand-in for the original's server (bundles, no signatures): its process, its folder and its address.
+pub fn stand_in(scratch: &Scratch) -> (Process, PathBuf, String) {
+    let folder = scratch.dir("server");
+    let script = env::root().join("tests/ota_standin.py");
+    let process = Process::start("stand-in", Command::new("python3").arg(script).arg(&folder));
+    let port = env::wait_for("the stand-in's port", Duration::from_secs(20), || {
+        std::fs::read_to_string(folder.join("port")).ok()
+    });
+    (process, folder, format!("http://127.0.0.1:{port}"))
 }
 
 /// Nothing to wait for: what these tests are about happens before the trial. Nor does the device ask by itself, in between
