@@ -28,9 +28,10 @@
 //! *Sealed*: one line of JSON, a line feed, `crc32c `, the CRC-32C of the line as 8 hexadecimal digits, a line feed.
 //!
 //! Order of an update, each step durable before the next begins: the blobs (written, `fsync`, verified, renamed, `fsync`
-//! of the folder); what is taken over of what is here (compared with what was recorded); the generation (built as `gens/.new`, flushed bottom up, renamed, `fsync` of `gens`); `state` = trial;
-//! `current` renamed, `fsync` of the folder; then, when the apps are well, `state` = settled, which is the commit; after
-//! it `highwater`, `quarantine` and `history`, which are completed from `state` if the power went in between.
+//! of the folder); what is taken over of what is here (compared with what was recorded); the generation (built as
+//! `gens/.new`, flushed bottom up, renamed, `fsync` of `gens`); `state` = trial; `current` renamed, `fsync` of the folder;
+//! then, when the apps are well, `state` = settled, which is the commit; after it `highwater`, `quarantine` and `history`,
+//! which are completed from `state` if the power went in between.
 //!
 //! Invariants: `current` names a whole generation at any instant; an error of any `fsync` ends the update and leaves what
 //! ran before; a left-over temporary never stands in the way; no mark rises before its release is committed.
